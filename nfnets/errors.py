@@ -1,0 +1,27 @@
+"""The one exception whose message is meant for the person who runs the program."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake the user can mend: the message is one line and says how.
+
+    Command-line programs print it without a traceback and exit with status 2.
+    """
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Names the known names closest to ``name``, or lists some when none is close.
+
+    Returns:
+        A phrase that ends a message, e.g. ``did you mean nfnet_f1 or nfnet_f7?``.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    return f"known: {shown}"

@@ -1,0 +1,63 @@
+"""Packaging metadata, and nothing else; tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+TRAIN = [
+    "ml_collections>=1.0",
+    "absl-py>=2.0",
+    "tensorflow-datasets>=4.9.7",
+    # array_record has wheels for Linux and macOS only.
+    "array_record>=0.5; platform_system != 'Windows'",
+    "importlib_resources>=6.0",  # imported by tensorflow-datasets, not declared there
+    "orbax-checkpoint>=0.11",
+    "pillow>=10.0",
+    "opencv-python-headless>=4.9",
+    "simplejpeg>=1.7",
+    "scikit-learn>=1.4",
+    "tqdm>=4.66",
+    "matplotlib>=3.8",
+    "tensorboardX>=2.6.2",
+    "safetensors>=0.4",
+]
+DEV = [
+    "pytest>=8.0",
+    "pytest-xdist>=3.5",
+    "ruff>=0.14",
+    "mypy>=1.11",
+    "build>=1.0",
+]
+
+setup(
+    name="nfnets-flax",
+    version="0.1.0",
+    description="NFNets, EfficientNetV2, ResNet strikes back and ResNet-RS in JAX/Flax",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.11",
+    packages=[
+        "nfnets",
+        "nfnets.data",
+        "nfnets.training",
+        "nfnets.weights",
+    ],
+    package_data={"nfnets": ["py.typed"]},
+    install_requires=[
+        "jax>=0.8",
+        "flax>=0.10.4",
+        "optax>=0.2.6",
+        "chex>=0.1.88",
+        "numpy>=1.26",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "tf": ["tensorflow-cpu>=2.16"],
+        "gcs": ["gcsfs>=2024.2"],
+        "hf": ["huggingface_hub>=0.24"],
+        "export": ["flatbuffers>=24.3"],
+        "dev": DEV,
+        "gpu": ["jax[cuda12]>=0.8"],
+        "tpu": ["jax[tpu]>=0.8"],
+    },
+)
