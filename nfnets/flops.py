@@ -1,0 +1,115 @@
+"""Parameters and multiply-adds of a network, from shapes alone: nothing is computed.
+
+The papers' "FLOPs" are multiply-adds of convolutions and matrix products; additions of
+biases, activations and pooling are left out. So are they here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from nfnets.layers import force_conv_form
+from nfnets.registry import create_model, get_variant
+
+
+class Counts(NamedTuple):
+    """What a network costs."""
+
+    params: int
+    macs: int  # for one image
+
+
+def count_params(model_name: str, num_classes: int = 1000) -> int:
+    """Number of trainable parameters."""
+    row = get_variant(model_name)
+    model = create_model(model_name, num_classes=num_classes)
+    return count_params_of(model, row.train_size)
+
+
+def count_macs(model_name: str, image_size: int | None = None) -> int:
+    """Multiply-adds for one square image, 1000 classes; None is the eval size."""
+    row = get_variant(model_name)
+    model = create_model(model_name, num_classes=1000)
+    return count_macs_of(model, row.eval_size if image_size is None else image_size)
+
+
+def count_params_of(model: nn.Module, image_size: int = 32) -> int:
+    """As `count_params`, for a module; convolutions do not depend on the size."""
+    return _size(abstract_variables(model, image_size)["params"])
+
+
+def count_macs_of(model: nn.Module, image_size: int) -> int:
+    """As `count_macs`, for a module."""
+    return count(model, image_size).macs
+
+
+def count(model: nn.Module, image_size: int) -> Counts:
+    """Parameters, and multiply-adds for one image of that size, from one trace."""
+
+    def init(key: jax.Array, images: jax.Array) -> Any:
+        # Initialisation runs the forward pass, and draws no parameter by a product.
+        return model.init_with_output(key, images, train=False)
+
+    # The other forms of a grouped convolution may do more work than is counted.
+    with force_conv_form("native"):
+        traced, (_, variables) = jax.make_jaxpr(init, return_shape=True)(
+            jax.random.key(0), _one_image(image_size)
+        )
+    return Counts(_size(variables["params"]), count_jaxpr_macs(traced.jaxpr))
+
+
+def abstract_variables(model: nn.Module, image_size: int) -> Any:
+    """Variables of a model as shapes and dtypes."""
+
+    def init(key: jax.Array, images: jax.Array) -> Any:
+        return model.init(key, images, train=False)
+
+    return jax.eval_shape(init, jax.random.key(0), _one_image(image_size))
+
+
+def count_jaxpr_macs(jaxpr: Any) -> int:
+    """Multiply-adds of a jaxpr, with all that is called from it."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        total += _equation_macs(eqn)
+        called = [count_jaxpr_macs(inner) for inner in _called_jaxprs(eqn.params)]
+        if eqn.primitive.name == "cond":
+            total += max(called)  # one of the branches runs
+        else:
+            total += sum(called) * eqn.params.get("length", 1)  # scan
+    return total
+
+
+def _equation_macs(eqn: Any) -> int:
+    shapes = [v.aval.shape for v in eqn.invars]
+    out = math.prod(eqn.outvars[0].aval.shape) if eqn.outvars else 0
+    if eqn.primitive.name == "conv_general_dilated":
+        out_features, *_ = eqn.params["dimension_numbers"].rhs_spec
+        return out * math.prod(shapes[1]) // shapes[1][out_features]
+    if eqn.primitive.name == "dot_general":
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return out * math.prod(shapes[0][axis] for axis in contracted)
+    return 0
+
+
+def _called_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+    """Every jaxpr among an equation's parameters (jit, custom_jvp, scan, cond, ...)."""
+    for value in params.values():
+        for item in value if isinstance(value, tuple | list) else (value,):
+            inner = getattr(item, "jaxpr", item)  # a ClosedJaxpr holds a Jaxpr
+            if hasattr(inner, "eqns"):
+                yield inner
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _one_image(size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)

@@ -1,0 +1,52 @@
+"""Arrays that the golden numbers were computed with, from parameter names alone.
+
+No weights are shipped: every array is drawn from a generator seeded with the crc32 of
+its name ``module/parameter`` and scaled by what kind of parameter it is.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+# kind of parameter (the last part of its name) -> function of standard normal noise
+_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "w": lambda n: n / np.sqrt(max(1, math.prod(n.shape[:-1]))),
+    "gain": lambda n: 1.0 + 0.1 * n,
+    "scale": lambda n: 1.0 + 0.1 * n,
+    "skip_gain": lambda n: 0.5 + 0.1 * n,
+    "b": lambda n: 0.05 * n,
+    "offset": lambda n: 0.05 * n,
+    **{
+        bias: lambda n: 0.05 * n
+        for bias in "bias bias1 bias2 bias1a bias1b bias2a bias2b bias3a bias3b".split()
+    },
+    "mean_ema/average": lambda n: 0.1 * n,
+    "var_ema/average": lambda n: 1.0 + 0.1 * np.abs(n),
+}
+
+
+def golden_array(name: str, shape: Sequence[int]) -> np.ndarray:
+    """The float32 value of the official parameter or statistic ``name``."""
+    *_, module, leaf = name.split("/")
+    if leaf == "counter":
+        return np.zeros(shape, np.int32)
+    if leaf == "hidden":  # equal to its sibling
+        return golden_array(name.removesuffix("hidden") + "average", shape)
+    rule = _RULES[f"{module}/{leaf}" if leaf == "average" else leaf]
+    generator = np.random.RandomState(zlib.crc32(name.encode()))
+    return np.asarray(rule(np.asarray(generator.standard_normal(shape))), np.float32)
+
+
+def golden_arrays(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """All arrays of a network whose official names and shapes are given."""
+    return {name: golden_array(name, shape) for name, shape in shapes.items()}
+
+
+def golden_images(size: int, batch: int = 2) -> np.ndarray:
+    """Standard normal noise, float32 [batch, size, size, 3]."""
+    generator = np.random.RandomState(0)
+    return generator.standard_normal((batch, size, size, 3)).astype(np.float32)

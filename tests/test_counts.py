@@ -1,0 +1,145 @@
+"""Parameters, multiply-adds and block attributes of all variants, official numbers."""
+
+from __future__ import annotations
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from nfnets.flops import (
+    count,
+    count_jaxpr_macs,
+    count_macs,
+    count_macs_of,
+    count_params,
+    count_params_of,
+)
+from nfnets.layers import conv2d
+from nfnets.registry import create_model, family_of, get_variant, list_models
+
+F_SERIES = [f"nfnet_f{i}{plus}" for plus in ("", "_plus") for i in range(8)]
+REGNETS = [f"nf_regnet_b{i}" for i in range(9)]
+RESNETS = [f"nf_resnet{n}" for n in (50, 101, 152, 200, 288, 600)]
+SE_RESNETS = [f"nf_seresnet{n}" for n in (50, 101, 152, 200)]
+
+
+def golden_macs(counts, name, size):
+    return counts[name]["macs"][str(size)]
+
+
+@pytest.mark.parametrize("name", F_SERIES)
+def test_nfnet_parameters_and_macs_at_the_eval_size(name, golden):
+    expected = golden("nfnet_counts")
+    size = get_variant(name).eval_size
+    counts = count(create_model(name, num_classes=1000), size)
+    assert counts.params == expected[name]["params"]
+    assert counts.macs == golden_macs(expected, name, size)
+
+
+@pytest.mark.parametrize("name", REGNETS)
+def test_nf_regnet_parameters_and_macs(name, golden):
+    """The official counter keeps fractional feature maps; at multiples of 32 none are.
+
+    Its count is then a * size^2 + c, which ours is at such sizes; hence a and c.
+    """
+    expected = golden("nfnet_counts")
+    model = create_model(name, num_classes=1000)
+    small, large = count(model, 32), count(model, 64)
+    assert small.params == expected[name]["params"]
+    per_pixel = (large.macs - small.macs) / (64**2 - 32**2)
+    constant = small.macs - per_pixel * 32**2
+    row = get_variant(name)
+    for size in (row.train_size, row.eval_size):
+        official = golden_macs(expected, name, size)
+        assert per_pixel * size**2 + constant == pytest.approx(official, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", RESNETS + SE_RESNETS)
+def test_nf_resnet_parameters(name, golden):
+    assert count_params(name) == golden("nfnet_counts")[name]["params"]
+
+
+def test_macs_at_other_sizes(golden):
+    counts = golden("nfnet_counts")
+    assert count_macs("nfnet_f0", 192) == golden_macs(counts, "nfnet_f0", 192)
+    assert count_macs("nfnet_f1") == 35_538_968_576  # 2102.06171: 35.54 B
+    assert count_macs("nf_regnet_b0", 224) == golden_macs(counts, "nf_regnet_b0", 224)
+
+
+def test_every_variant_has_a_golden_row(golden):
+    official = set(golden("nfnet_counts")) - {"_source"}
+    ours = {*F_SERIES, *REGNETS, *RESNETS, *SE_RESNETS}
+    assert ours == official
+    # The goldens stop at 200 layers for the models with SE.
+    assert set(list_models("nf*")) == ours | {"nf_seresnet288", "nf_seresnet600"}
+
+
+@pytest.mark.parametrize(
+    "name", ["nfnet_f0", "nf_regnet_b0", "nf_regnet_b1", "nf_resnet50"]
+)
+def test_block_table(name, golden):
+    expected = golden("nfnet_counts")[name]
+    family = importlib.import_module(family_of(name))
+    rate = expected["stochastic_depth_rate"]
+    assert get_variant(name).stochastic_depth_rate == rate
+    specs = family.blocks(get_variant(name), rate)
+    assert len(specs) == len(expected["blocks"])
+    for spec, block in zip(specs, expected["blocks"], strict=True):
+        assert (spec.in_channels, spec.out_channels, spec.width, spec.stride) == (
+            block["in_ch"],
+            block["out_ch"],
+            block["width"],
+            block["stride"],
+        )
+        assert spec.groups == (block["groups"] or 1)
+        assert spec.has_projection == block["proj"]
+        assert spec.beta == pytest.approx(block["beta"], rel=1e-12)
+        assert spec.stochastic_depth_rate == pytest.approx(block["sd"], rel=1e-12)
+        assert get_variant(name).alpha == block["alpha"]
+
+
+def test_overridden_network_counts_by_hand():
+    model = create_model(
+        "nf_resnet50",
+        num_classes=10,
+        depths=(1,),
+        widths=(16,),
+        strides=(1,),
+        stem_channels=8,
+        stem_kernel=3,
+        stem_stride=1,
+        stem_pool=False,
+    )
+    weights = {"stem": 3 * 3 * 3 * 8, "shortcut": 8 * 16, "conv0": 8 * 4}
+    weights |= {"conv1": 3 * 3 * 4 * 4, "conv2": 4 * 16}
+    gains_and_biases = 2 * (8 + 16 + 4 + 4 + 16)
+    head = 16 * 10
+    params = sum(weights.values()) + gains_and_biases + 1 + head + 10
+    assert count_params_of(model) == params
+    assert count_macs_of(model, 8) == 64 * sum(weights.values()) + head
+
+
+def test_forms_of_one_grouped_convolution_count_alike():
+    x, kernel = jnp.zeros((1, 9, 9, 128)), jnp.zeros((3, 3, 64, 256))
+    for form in ("native", "split"):
+        traced = jax.make_jaxpr(
+            lambda x, k, form=form: conv2d(x, k, strides=2, groups=2, form=form)
+        )(x, kernel)
+        assert count_jaxpr_macs(traced.jaxpr) == 5 * 5 * 256 * 9 * 64
+
+
+def test_count_enters_scan_jit_cond_and_checkpoint():
+    matrix = jnp.zeros((4, 4))
+
+    def step(x, _):
+        return jax.checkpoint(lambda x: jnp.tanh(x @ matrix))(x), None
+
+    def forward(x):
+        x, _ = jax.lax.scan(step, x, length=3)
+        x = jax.jit(lambda x: x @ matrix)(x)
+        return jax.lax.cond(x.sum() > 0, lambda x: x @ matrix, lambda x: x, x)
+
+    traced = jax.make_jaxpr(forward)(jnp.zeros((2, 4)))
+    assert count_jaxpr_macs(traced.jaxpr) == 2 * 4 * 4 * (3 + 1 + 1)

@@ -1,0 +1,255 @@
+"""Convolution forms, pooling, stochastic depth, weight standardisation."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nfnets import layers
+from nfnets.errors import UserError
+from nfnets.flops import abstract_variables
+from nfnets.initialize import init_variables
+from nfnets.layers import (
+    SqueezeExcite,
+    StochasticDepth,
+    avg_pool_same,
+    choose_conv_form,
+    conv2d,
+    force_conv_form,
+)
+from nfnets.nf_layers import (
+    WSConv,
+    block_table,
+    scaled_activation,
+    standardize_weight,
+)
+from nfnets.registry import create_model
+
+SMALL = {
+    "depths": (1, 1),
+    "widths": (16, 32),
+    "strides": (1, 2),
+    "group_size": 4,
+    "stem_strides": (1, 1, 1, 1),
+    "stem_channels": (4, 4, 4),
+}
+
+
+def normal(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def values_and_gradients(form, x, kernel, **kwargs):
+    def loss(x, kernel):
+        y = conv2d(x, kernel, form=form, **kwargs)
+        return jnp.sum(jnp.sin(y)), y
+
+    (_, y), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, kernel)
+    return [y, *grads]
+
+
+def test_the_suite_runs_on_four_cpu_devices_without_rank_promotion():
+    assert [d.platform for d in jax.devices()] == ["cpu"] * 4
+    with pytest.raises(ValueError, match="rank_promotion"):
+        jnp.ones((2, 3)) + jnp.ones(3)
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize(
+    ("form", "channels", "features", "groups"),
+    [
+        ("split", 128, 64, 2),  # one convolution per group
+        ("split", 24, 48, 6),  # all groups in one block-diagonal convolution
+        ("split", 40, 40, 5),  # 4 groups, then 1
+        ("shifted", 6, 6, 6),
+        ("shifted", 3, 6, 3),  # depthwise with a multiplier
+        ("matmul", 6, 10, 1),
+    ],
+)
+@pytest.mark.parametrize("padding", ["SAME", ((2, 0), (1, 1))])
+def test_conv_forms_equal_the_native_one(
+    form, channels, features, groups, strides, padding
+):
+    x = normal(0, 2, 7, 8, channels)
+    size = 1 if form == "matmul" else 3
+    kernel = normal(1, size, size, channels // groups, features) / 10
+    options = {"strides": strides, "groups": groups, "padding": padding}
+    expected = values_and_gradients("native", x, kernel, **options)
+    got = values_and_gradients(form, x, kernel, **options)
+    for ours, native in zip(got, expected, strict=True):
+        np.testing.assert_allclose(ours, native, rtol=1e-4, atol=2e-5)
+
+
+def test_conv_form_follows_the_backend(monkeypatch):
+    kernel, pointwise = jnp.ones((3, 3, 4, 8)), jnp.ones((1, 1, 8, 8))
+    assert choose_conv_form(kernel, 8, 1) == "native"
+    assert choose_conv_form(kernel, 8, 2) == "split"
+    assert choose_conv_form(kernel, 8, 8) == "shifted"
+    assert choose_conv_form(pointwise, 8, 1) == "matmul"
+    with force_conv_form("native"):
+        assert choose_conv_form(kernel, 8, 2) == "native"
+    assert choose_conv_form(kernel, 8, 2) == "split"
+    monkeypatch.setattr(layers, "backend", lambda: "gpu")
+    for groups in (1, 2, 8):
+        assert choose_conv_form(pointwise, 8, groups) == "native"
+
+
+def test_average_pool_divides_by_the_pixels_inside():
+    x = jnp.arange(15.0).reshape(1, 3, 5, 1)
+    pooled = avg_pool_same(x, 2, 2)[0, :, :, 0]
+    expected = [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]
+    np.testing.assert_allclose(pooled, expected)
+
+
+def test_stochastic_depth_drops_whole_examples_and_never_rescales():
+    layer = StochasticDepth(0.25)
+    x = jnp.ones((4000, 2, 2, 3))
+    out = layer.apply({}, x, train=True, rngs={"stochastic_depth": jax.random.key(0)})
+    per_example = np.asarray(out).reshape(4000, -1)
+    assert set(np.unique(per_example)) == {0.0, 1.0}
+    assert (per_example.min(1) == per_example.max(1)).all()
+    # The standard deviation of the mean is sqrt(.25 * .75 / 4000) = 0.0068.
+    assert per_example[:, 0].mean() == pytest.approx(0.75, abs=0.03)
+
+
+def test_stochastic_depth_is_the_identity_in_evaluation_and_draws_nothing_at_rate_0():
+    x = normal(0, 2, 3)
+    assert (StochasticDepth(0.5).apply({}, x, train=False) == x).all()
+    assert (StochasticDepth(0.0).apply({}, x, train=True) == x).all()  # without rngs
+
+
+def test_squeeze_excite_by_hand():
+    model = SqueezeExcite(hidden=1, features=2)
+    params = {
+        "reduce": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([-1.0])},
+        "expand": {"kernel": jnp.array([[1.0, -1.0]]), "bias": jnp.array([0.0, 0.5])},
+    }
+    x = jnp.stack([jnp.full((2, 2), 0.5), jnp.ones((2, 2))], axis=-1)[None]
+    gate = model.apply({"params": params}, x)
+    hidden = 0.5 + 2.0 - 1.0
+    expected = 1 / (1 + np.exp([-hidden, hidden - 0.5]))
+    np.testing.assert_allclose(gate[0, 0, 0], expected, rtol=1e-6)
+
+
+def test_standardized_weight_has_mean_0_and_variance_gain2_over_fan_in():
+    kernel = 3.0 + 0.1 * normal(0, 3, 3, 8, 5)
+    gain = jnp.array([1.0, 2.0, 0.5, 1.0, 3.0])
+    weight = np.asarray(standardize_weight(kernel, gain), np.float64)
+    np.testing.assert_allclose(weight.mean((0, 1, 2)), 0.0, atol=1e-5)
+    np.testing.assert_allclose(weight.var((0, 1, 2)) * 72, gain**2, rtol=1e-5)
+
+
+def test_standardization_floor_acts_on_variance_times_fan_in():
+    kernel = jnp.array([1.0, -1.0]).reshape(1, 1, 2, 1) * 1e-3  # var * fan_in = 2e-6
+    weight = standardize_weight(kernel, jnp.ones(1))
+    np.testing.assert_allclose(weight, kernel / 1e-2, rtol=1e-6)
+
+
+def test_ws_conv_preserves_unit_variance():
+    model = WSConv(64, 3)
+    x = normal(0, 4, 20, 20, 64)
+    variables = init_variables_of(model, x)
+    y = model.apply(variables, x)[:, 1:-1, 1:-1]  # without the padded border
+    assert float(y.var()) == pytest.approx(1.0, rel=0.03)
+
+
+def init_variables_of(model, x):
+    return model.init(jax.random.key(1), x)
+
+
+def test_bfloat16_standardizes_in_float32_and_keeps_float32_parameters():
+    model = WSConv(16, 3, dtype=jnp.bfloat16)
+    x = normal(0, 2, 8, 8, 8)
+    params = init_variables_of(model, x)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    # Mean / standard deviation 100: in bfloat16 the mean would swallow the noise.
+    kernel = 10 + 0.1 * normal(2, *params["kernel"].shape)
+    y = model.apply({"params": {**params, "kernel": kernel}}, x)
+    assert y.dtype == jnp.bfloat16
+    weight = standardize_weight(kernel, params["gain"]).astype(jnp.bfloat16)
+    expected = conv2d(x.astype(jnp.bfloat16), weight)
+    np.testing.assert_array_equal(np.asarray(y, np.float32), np.float32(expected))
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "tanh", "selu", "elu"])
+def test_scaled_activations_have_unit_variance_on_normal_input(name):
+    x = np.random.default_rng(0).standard_normal(400_000).astype(np.float32)
+    assert float(scaled_activation(name)(x).var()) == pytest.approx(1.0, rel=0.01)
+
+
+def test_unknown_activation_names_close_ones():
+    with pytest.raises(UserError, match=r"'swiss'.*(known|did you mean)"):
+        scaled_activation("swiss")
+
+
+def test_block_table_wants_one_number_per_stage():
+    with pytest.raises(UserError, match="one number per stage"):
+        block_table(
+            depths=(1, 2),
+            widths=(8,),
+            strides=(1, 2),
+            in_channels=4,
+            alpha=0.2,
+            stochastic_depth_rate=0.0,
+            bottleneck=lambda *_: (8, 1),
+        )
+
+
+def gradient_of_tiny_network(model):
+    rngs = {"dropout": jax.random.key(1), "stochastic_depth": jax.random.key(2)}
+
+    def loss(params):
+        logits = model.apply(
+            {"params": params}, normal(3, 4, 8, 8, 3), train=True, rngs=rngs
+        )
+        assert logits.dtype == jnp.float32
+        assert logits.shape == (4, 10)
+        return jnp.mean(jnp.square(logits - 1))
+
+    return jax.jit(jax.grad(loss))
+
+
+def test_small_network_has_finite_gradients_on_8_pixel_images():
+    model = create_model("nfnet_f0", num_classes=10, **SMALL)
+    params = init_variables(model, jax.random.key(0), 8)["params"]
+    for leaf in jax.tree.leaves(gradient_of_tiny_network(model)(params)):
+        assert np.isfinite(leaf).all()
+
+
+def test_bfloat16_network_keeps_float32_parameters_gradients_and_logits():
+    model = create_model("nfnet_f0", num_classes=10, dtype=jnp.bfloat16, **SMALL)
+    params = abstract_variables(model, 8)["params"]
+    grads = jax.eval_shape(gradient_of_tiny_network(model), params)
+    for leaf in jax.tree.leaves((params, grads)):
+        assert leaf.dtype == jnp.float32
+
+
+def test_init_variables_equals_init():
+    model = create_model(
+        "nf_seresnet50",
+        num_classes=10,
+        depths=(1,),
+        widths=(16,),
+        strides=(1,),
+        stem_channels=16,
+    )
+    expected = model.init(jax.random.key(7), jnp.zeros((1, 8, 8, 3)), train=False)
+    got = init_variables(model, jax.random.key(7), 8)
+    assert set(got) == {"params"}
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_initial_distributions():
+    model = create_model("nfnet_f0", num_classes=1000, **{**SMALL, "widths": (64, 256)})
+    params = init_variables(model, jax.random.key(0), 8)["params"]
+    block = params["stage2_block0"]
+    conv2 = np.asarray(block["conv2"]["kernel"])  # fan_in 128
+    assert conv2.std() == pytest.approx(128**-0.5, rel=0.03)
+    assert np.abs(conv2).max() > 3 * 128**-0.5  # not truncated
+    reduce = np.asarray(block["squeeze_excite"]["reduce"]["kernel"])
+    assert np.abs(reduce).max() <= 2 * 256**-0.5  # truncated at two std
+    assert params["head"]["kernel"].std() == pytest.approx(0.01, rel=0.03)
+    assert block["skip_gain"] == 0.0
+    assert (np.asarray(block["conv2"]["gain"]) == 1.0).all()
