@@ -1,0 +1,1 @@
+"""Input pipeline: sources, decoding, crops, batches and mixing."""

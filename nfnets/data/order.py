@@ -1,0 +1,72 @@
+"""Random streams and the order of the records, as functions of seed and step.
+
+Every draw is ``Generator.random`` of a Philox counter generator: 53 bits of its raw
+stream, which NumPy promises not to change between versions, unlike the methods that
+are built on it (shuffling, bounded integers).
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+import numpy as np
+
+# What a stream is for: the second word of its counter.
+ORDER, AUGMENT, SUBSTITUTE = 0, 1, 2
+
+
+class _SlotRng(threading.local):
+    """One generator per thread, moved to any place of the random streams."""
+
+    def __init__(self) -> None:
+        self.bits = np.random.Philox(key=0)
+        self.state: Any = self.bits.state
+        self.generator = np.random.Generator(self.bits)
+
+
+_RNG = _SlotRng()
+
+
+def slot_rng(
+    seed: int, major: int, *, purpose: int, slot: int = 0
+) -> np.random.Generator:
+    """The thread's generator, at the start of the stream of these four numbers.
+
+    Moving one generator costs a fifth of making one. It is valid until the next call
+    in the same thread. ``major`` is the step, or the epoch for ``ORDER``.
+    """
+    mask = 2**64 - 1
+    _RNG.state["state"] = {
+        # The first counter word counts the draws.
+        "counter": np.array([0, purpose, slot, 0], np.uint64),
+        "key": np.array([seed & mask, major & mask], np.uint64),
+    }
+    _RNG.state.update(buffer_pos=4, has_uint32=0, uinteger=0)
+    _RNG.bits.state = _RNG.state
+    return _RNG.generator
+
+
+@functools.lru_cache(maxsize=3)
+def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    """A permutation of ``range(count)``, int64: the order of one epoch."""
+    rng = slot_rng(seed, epoch, purpose=ORDER)
+    order = np.argsort(rng.random(count), kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def step_indices(seed: int, step: int, images_per_step: int, count: int) -> np.ndarray:
+    """The records of one step, int64 ``[images_per_step]``.
+
+    Epochs follow each other without a gap: every record occurs once in each run of
+    ``count`` positions, a step may span several epochs, and no tail is dropped.
+    """
+    positions = np.arange(step * images_per_step, (step + 1) * images_per_step)
+    epochs, places = positions // count, positions % count
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = epoch_order(seed, int(epoch), count)[places[here]]
+    return indices
