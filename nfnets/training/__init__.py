@@ -1,0 +1,1 @@
+"""The training engine: recipe, state, step, loop, checkpoints and reports."""

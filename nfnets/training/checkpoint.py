@@ -1,0 +1,198 @@
+"""Checkpoints: orbax underneath, a digest of every array, and a way back from damage.
+
+A checkpoint is the state as a flat dictionary of NumPy arrays, so that it does not
+depend on devices or processes, and a JSON record with what else a resumed run needs.
+A step is visible only when complete; its arrays' sha256 are verified on reading.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    BestN,
+    LatestN,
+)
+
+from nfnets.errors import UserError
+from nfnets.training.optimizer import path_str
+from nfnets.training.state import TrainState
+
+# The score of a step that was not evaluated: below any accuracy.
+NOT_EVALUATED = -1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint that was read and verified.
+
+    Attributes:
+      state: NumPy arrays in the structure of the target.
+      record: the JSON record saved with it.
+      skipped: steps that are newer but damaged, newest first.
+    """
+
+    state: TrainState
+    record: dict[str, Any]
+    skipped: tuple[int, ...]
+
+
+def open_manager(directory: Path) -> ocp.CheckpointManager:
+    """Opens or creates a checkpoint folder; removes what an interrupted save left.
+
+    Keeps the two latest steps and the best one by the ``score`` they were saved with.
+    """
+
+    def score(metrics: Any) -> float:
+        return metrics["score"]
+
+    best = BestN(get_metric_fn=score, n=1)
+    options = ocp.CheckpointManagerOptions(
+        create=True,
+        cleanup_tmp_directories=True,
+        preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
+        best_fn=score,  # without it, scores are not read when a folder is reopened
+    )
+    return ocp.CheckpointManager(directory.resolve(), options=options)
+
+
+def flat_arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """The state's arrays by path ("params/head/kernel"), copied to the host."""
+    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
+    return {path_str(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def digest(array: np.ndarray) -> str:
+    """Sha256 over an array's shape, dtype and bytes."""
+    header = f"{array.shape} {array.dtype.name} ".encode()
+    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    state: TrainState,
+    record: dict[str, Any],
+    score: float | None,
+) -> None:
+    """Starts saving a state; returns when its arrays are copied.
+
+    Args:
+      manager: from ``open_manager``.
+      state: may be donated as soon as this returns.
+      record: JSON values.
+      score: higher is better, for keeping the best; None when not evaluated here.
+
+    Raises:
+      OSError: this save, or an earlier one that was still under way, failed; what it
+        left on the disk is removed, older checkpoints are untouched.
+    """
+    arrays = flat_arrays(state)
+    # A copy: orbax writes the record in its own time.
+    record = copy.deepcopy(record)
+    record["sha256"] = {path: digest(array) for path, array in arrays.items()}
+
+    def start() -> None:
+        manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
+            ),
+            metrics={"score": NOT_EVALUATED if score is None else score},
+            force=True,
+        )
+
+    _removing_leftovers(manager, start)
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+    """Waits until the last save is on the disk.
+
+    Raises:
+      OSError: it failed; what it left on the disk is removed.
+    """
+    _removing_leftovers(manager, manager.wait_until_finished)
+
+
+def _removing_leftovers(
+    manager: ocp.CheckpointManager, action: Callable[[], None]
+) -> None:
+    try:
+        action()
+    except Exception as error:
+        for leftover in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise OSError(
+            f"could not save a checkpoint in {manager.directory}: "
+            f"{type(error).__name__}: {reason[:300]}"
+        ) from error
+
+
+def restore_latest(
+    manager: ocp.CheckpointManager, target: TrainState, log: Callable[[str], None]
+) -> Restored | None:
+    """Reads the newest checkpoint whose every array has the digest it was saved with.
+
+    Args:
+      manager: from ``open_manager``.
+      target: a state of the wanted structure, shapes and dtypes (may be abstract).
+      log: is told which steps were damaged, and why.
+
+    Returns:
+      The checkpoint, or None when the folder holds none at all.
+
+    Raises:
+      UserError: there are checkpoints but none is whole. Nothing is changed.
+    """
+    damaged: list[int] = []
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            state, record = _read(manager, step, target)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            log(f"checkpoint {step} is damaged and left alone: {reason[:200]}")
+            damaged.append(step)
+        else:
+            return Restored(state, record, tuple(damaged))
+    if damaged:
+        names = ", ".join(map(str, damaged))
+        raise UserError(
+            f"every checkpoint in {manager.directory} is damaged (steps {names}); "
+            f"restore a copy, or use another --workdir"
+        )
+    return None
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, target: TrainState
+) -> tuple[TrainState, dict[str, Any]]:
+    """Reads and verifies one step; raises ValueError (or orbax's errors) on damage."""
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
+        ),
+    )
+    arrays, record = restored["state"], restored["record"]
+    digests = record.pop("sha256")
+    paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(target)
+    leaves = []
+    for path, leaf in paths_and_leaves:
+        name = path_str(path)
+        array = arrays.get(name)
+        if array is None or array.shape != leaf.shape or array.dtype != leaf.dtype:
+            raise ValueError(f"array {name} is missing or of another shape")
+        if digest(array) != digests[name]:
+            raise ValueError(f"array {name} is not what was saved (sha256 differs)")
+        leaves.append(array)
+    return jax.tree.unflatten(treedef, leaves), record

@@ -1,0 +1,119 @@
+"""What a recipe costs, without its data: counts, memory, one synthetic step."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from nfnets import flops
+from nfnets.data.mixing import check_mixing
+from nfnets.errors import UserError
+from nfnets.initialize import init_variables
+from nfnets.training import parallel
+from nfnets.training.optimizer import make_optimizer
+from nfnets.training.recipe import Recipe
+from nfnets.training.session import abstract_batch, abstract_variables, compile_step
+from nfnets.training.state import init_state
+
+
+def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, float]:
+    """Compiles the first stage's step and runs it once on random images.
+
+    Args:
+      recipe: its ``data.num_train`` and ``data.num_classes`` are taken as they are.
+      log: is told parameters, MACs (multiply-adds, the papers' "FLOPs"), memory, times.
+
+    Returns:
+      The step's metrics.
+
+    Raises:
+      UserError: the batch does not divide, or a device has less memory than the step
+        needs (said after compiling, before running).
+    """
+    stage, num_devices = recipe.stages[0], len(parallel.devices())
+    parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
+    check_mixing(stage.augment, recipe.batch_size // num_devices)
+    model = recipe.create_model()
+    log(
+        f"model    {recipe.model}: "
+        f"{flops.count_params_of(model) / 1e6:.2f} M parameters, "
+        f"{_gmacs(model, recipe.eval_image_size)} (test), "
+        f"{_gmacs(model, stage.image_size)} (training)"
+    )
+    log(
+        f"recipe   {recipe.name}: {recipe.total_steps} steps of {recipe.batch_size} "
+        f"images, peak learning rate {recipe.peak_lr:g}, {recipe.dtype}"
+    )
+    shapes = abstract_variables(model, stage.image_size)
+    tx = make_optimizer(recipe, shapes["params"])
+    keep_ema = recipe.ema_decay is not None
+    abstract = jax.eval_shape(lambda v: init_state(v, tx, keep_ema=keep_ema), shapes)
+    step = compile_step(recipe, stage, model, tx, abstract, log)
+    check_memory(step, log)
+    variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
+    state = parallel.place_state(init_state(variables, tx, keep_ema=keep_ema))
+    batch = parallel.place_batch(_random_batch(recipe))
+    started = time.monotonic()
+    _, metrics = step(state, batch)
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    log(
+        f"step     {time.monotonic() - started:.2f} s on synthetic data, "
+        f"loss {values['loss']:.4f}, gradient norm {values['grad_norm']:.4f}"
+    )
+    return values
+
+
+def check_memory(step: Any, log: Callable[[str], None]) -> None:
+    """Logs what a compiled step needs per device, and compares it with what there is.
+
+    Raises:
+      UserError: it needs more.
+    """
+    needs = step.memory_analysis()
+    if needs is None:  # some backends do not tell
+        log("memory   this backend does not say what the step needs")
+        return
+    needed = (
+        needs.argument_size_in_bytes
+        + needs.output_size_in_bytes
+        - needs.alias_size_in_bytes
+        + needs.temp_size_in_bytes
+    )
+    available = _device_memory()
+    log(f"memory   {needed / 1e9:.2f} GB a device of {available / 1e9:.2f} GB")
+    if needed > available:
+        raise UserError(
+            f"the step needs {needed / 1e9:.2f} GB a device, which has "
+            f"{available / 1e9:.2f} GB: lower --config.batch_size or raise "
+            f"--config.accumulation_steps"
+        )
+
+
+def _device_memory() -> int:
+    """Bytes one device can use; on CPU the machine's memory, shared by its devices."""
+    device = parallel.devices()[0]
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"]
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine // len(parallel.devices())
+
+
+def _gmacs(model: Any, image_size: int) -> str:
+    macs = flops.count_macs_of(model, image_size)
+    return f"{macs / 1e9:.2f} GMACs at {image_size} px"
+
+
+def _random_batch(recipe: Recipe) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(recipe.seed)
+    shapes = abstract_batch(recipe, recipe.stages[0])
+    image, label = shapes["image"].shape, shapes["label"].shape
+    return {
+        "image": rng.integers(0, 256, image, np.uint8),
+        "label": rng.integers(0, recipe.data.num_classes, label, np.int32),
+    }

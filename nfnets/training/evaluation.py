@@ -1,0 +1,64 @@
+"""Exact evaluation: every example once, on any number of devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from nfnets.data.pipeline import make_eval_iter
+from nfnets.data.sources import Source
+from nfnets.training import parallel
+from nfnets.training.metrics import Row, eval_row
+from nfnets.training.recipe import Recipe
+
+
+def round_up(batch_size: int, multiple: int) -> int:
+    """The smallest multiple that is at least ``batch_size``."""
+    return -(-batch_size // multiple) * multiple
+
+
+def evaluate(
+    eval_step: Any,
+    variables_by_prefix: Mapping[str, Any],
+    source: Source,
+    recipe: Recipe,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Row | None:
+    """Evaluates one or several sets of weights in one pass over the data.
+
+    Args:
+      eval_step: from ``parallel.pmap_eval_step``.
+      variables_by_prefix: e.g. {"eval": ..., "eval_ema": ...}.
+      source: the split; a damaged image in it is an error.
+      recipe: says size, crop and batch; the result does not depend on the batch.
+      stop_requested: asked between batches.
+
+    Returns:
+      The metrics of every set under its prefix, or None when stopped before the end.
+    """
+    num_devices = len(parallel.devices())
+    batches = make_eval_iter(
+        source,
+        crop=recipe.eval_crop,
+        image_size=recipe.eval_image_size,
+        batch_size=round_up(recipe.eval.batch_size, num_devices),
+        num_devices=num_devices,
+        threads=recipe.data.threads,
+    )
+    sums: dict[str, list[Any]] = {prefix: [] for prefix in variables_by_prefix}
+    with batches:
+        for host_batch in batches:
+            if stop_requested():
+                return None
+            batch = parallel.place_batch(host_batch)
+            for prefix, variables in variables_by_prefix.items():
+                # One batch behind: the device is busy while the host fetches.
+                sums[prefix].append(eval_step(variables, batch))
+                if len(sums[prefix]) > 1:
+                    sums[prefix][-2] = jax.device_get(sums[prefix][-2])
+    row: Row = {}
+    for prefix, parts in sums.items():
+        row |= eval_row(jax.device_get(parts), prefix)
+    return row

@@ -1,0 +1,50 @@
+"""Losses on logits and soft targets, in float32."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def soft_targets(
+    labels: jax.Array,
+    mix_labels: jax.Array,
+    ratio: jax.Array,
+    num_classes: int,
+    label_smoothing: float,
+) -> jax.Array:
+    """Target distributions of mixed, smoothed labels.
+
+    y = (1 - eps) * (ratio * onehot(label) + (1 - ratio) * onehot(mix_label)) + eps / K
+
+    The smoothing mass goes to all K classes, the true one included, as in the official
+    NFNet code.
+
+    Args:
+      labels: int [N].
+      mix_labels: int [N], the partner's labels; equal to ``labels`` without mixing.
+      ratio: float32 [N], weight of ``labels``.
+      num_classes: K.
+      label_smoothing: eps, in [0, 1).
+
+    Returns:
+      float32 [N, K], rows sum to 1.
+    """
+    ratio = ratio[:, None]
+    hard = ratio * jax.nn.one_hot(labels, num_classes)
+    hard += (1 - ratio) * jax.nn.one_hot(mix_labels, num_classes)
+    return (1 - label_smoothing) * hard + label_smoothing / num_classes
+
+
+def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """-sum(y * log softmax(logits)) per example.
+
+    Args:
+      logits: [N, K], computed on in float32.
+      targets: float32 [N, K], rows sum to 1.
+
+    Returns:
+      float32 [N].
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.sum(targets * log_p, axis=-1)

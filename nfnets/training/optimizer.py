@@ -1,0 +1,145 @@
+"""The optimizer chain of the official NFNet code, assembled from optax transforms.
+
+Order matters: clip the raw gradient, then add the weight decay, then momentum, and
+multiply by the learning rate last, so that it is not accumulated in the momentum.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nfnets.agc import AdaptiveGradClipState, adaptive_grad_clip, default_unit_axes
+from nfnets.errors import UserError
+from nfnets.training.recipe import OptimConfig, Recipe
+from nfnets.training.schedules import warmup_cosine
+
+# (decayed, clipped) -> the official code's name of that parameter group.
+GROUP_NAMES = {
+    (True, True): "weights",
+    (False, True): "gains_biases",
+    (True, False): "fc_weights",
+    (False, False): "fc_biases",
+}
+CLIPPED_GROUPS = [name for (_, clipped), name in GROUP_NAMES.items() if clipped]
+
+
+def path_str(path: tuple[Any, ...]) -> str:
+    """A key path as the "stage1_block0/conv0/kernel" that the regexes match."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def param_mask(params: Any, exclude: Sequence[str]) -> Any:
+    """Tree of bools: False where one of the regexes is found in a parameter's path.
+
+    Args:
+      params: parameter tree; only its paths are read.
+      exclude: regexes, searched (not anchored) in "a/b/kernel" paths.
+
+    Raises:
+      UserError: a regex matches no parameter, which would silently change a group.
+    """
+    paths = [path_str(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for regex in exclude:
+        if not any(re.search(regex, path) for path in paths):
+            raise UserError(
+                f"the pattern {regex!r} matches no parameter of this model; its paths "
+                f"look like {paths[0]} and {paths[-1]}"
+            )
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: not any(re.search(r, path_str(path)) for r in exclude), params
+    )
+
+
+def param_groups(params: Any, optim: OptimConfig) -> Any:
+    """Tree of group names (``GROUP_NAMES``), by who is decayed and who is clipped."""
+    decayed = param_mask(params, exclude=optim.no_decay)
+    clipped = param_mask(params, exclude=optim.no_clip)
+    return jax.tree.map(lambda d, c: GROUP_NAMES[d, c], decayed, clipped)
+
+
+def learning_rate(recipe: Recipe) -> optax.Schedule:
+    """The recipe's schedule, a function of the number of updates made before."""
+    return warmup_cosine(
+        peak=recipe.peak_lr,
+        end=recipe.optim.lr_end,
+        warmup_steps=recipe.warmup_steps,
+        total_steps=recipe.total_steps,
+    )
+
+
+def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
+    """The recipe's optimizer for this parameter tree.
+
+    Args:
+      recipe: with ``for_source`` applied, since the schedule counts its images.
+      params: parameter tree or its shapes.
+
+    Raises:
+      UserError: a group pattern matches no parameter.
+    """
+    optim = recipe.optim
+
+    def group_transform(decayed: bool, clipped: bool) -> optax.GradientTransformation:
+        parts = []
+        if clipped and optim.agc_clipping is not None:
+            parts.append(adaptive_grad_clip(optim.agc_clipping, optim.agc_eps))
+        if decayed and optim.weight_decay:
+            parts.append(optax.add_decayed_weights(optim.weight_decay))
+        return optax.chain(*parts) if parts else optax.identity()
+
+    transforms = {name: group_transform(*key) for key, name in GROUP_NAMES.items()}
+    return optax.chain(
+        optax.partition(transforms, param_groups(params, optim)),
+        optax.trace(decay=optim.momentum, nesterov=optim.nesterov),
+        optax.scale_by_learning_rate(learning_rate(recipe)),
+    )
+
+
+def count_units(params: Any, optim: OptimConfig) -> dict[str, int]:
+    """Number of units that AGC looks at in each non-empty, clipped parameter group."""
+    counts: dict[str, int] = {}
+    if optim.agc_clipping is None:
+        return counts
+    groups = jax.tree.leaves(param_groups(params, optim))
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    for group, (path, leaf) in zip(groups, leaves, strict=True):
+        if group in CLIPPED_GROUPS:
+            unit_size = math.prod(leaf.shape[a] for a in default_unit_axes(path, leaf))
+            counts[group] = counts.get(group, 0) + leaf.size // unit_size
+    return counts
+
+
+def clipped_fractions(opt_state: Any, units: Mapping[str, int]) -> dict[str, jax.Array]:
+    """Fraction of units that AGC clipped in the last update, as metrics.
+
+    Args:
+      opt_state: state of ``make_optimizer``'s transform.
+      units: from ``count_units``.
+
+    Returns:
+      float32 scalars: "agc_clipped" over all units, "agc_clipped/GROUP" for each group;
+      empty when nothing is clipped.
+    """
+    if not units:
+        return {}
+    partition = opt_state[0].inner_states
+    found = {
+        group: state.clipped
+        for group in units
+        for state in jax.tree.leaves(
+            partition[group], is_leaf=lambda x: isinstance(x, AdaptiveGradClipState)
+        )
+        if isinstance(state, AdaptiveGradClipState)
+    }
+    overall = sum(
+        (found[group] * count for group, count in units.items()), start=jnp.zeros(())
+    ) / sum(units.values())
+    by_group = {f"agc_clipped/{group}": value for group, value in found.items()}
+    return {"agc_clipped": overall, **by_group}

@@ -1,0 +1,73 @@
+"""The only file that knows how a step is spread over devices: ``jax.pmap``.
+
+The state has no device axis: every device gets all of it and returns all of it, so
+there is no replicate, unreplicate or ``[0]``. Batches have a leading device axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nfnets.errors import UserError
+
+AXIS = "batch"
+
+
+def devices() -> list[jax.Device]:
+    """The devices of this process that share each batch."""
+    return jax.local_devices()
+
+
+def check_divisible(batch_size: int, accumulation_steps: int) -> None:
+    """Checks that a batch splits evenly over devices and micro-batches.
+
+    Raises:
+      UserError: it does not; the message names the nearest batch size that does.
+    """
+    unit = len(devices()) * accumulation_steps
+    if batch_size % unit:
+        nearest = max(unit, round(batch_size / unit) * unit)
+        raise UserError(
+            f"config.batch_size {batch_size} does not divide over {len(devices())} "
+            f"devices x {accumulation_steps} micro-batches; use e.g. "
+            f"--config.batch_size={nearest}"
+        )
+
+
+def pmap_train_step(step: Callable[..., Any]) -> Any:
+    """Maps (state, batch) -> (state, metrics); the given state's memory is reused.
+
+    Call the result (or what it compiles to) with positional arguments only: keyword
+    arguments are not donated.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),
+        donate_argnums=0,
+    )
+
+
+def pmap_eval_step(step: Callable[..., Any]) -> Any:
+    """Maps (variables, batch) -> sums that are equal on all devices."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(devices()), (AXIS,))
+
+
+def place_state(state: Any) -> Any:
+    """Puts a whole tree on every local device, where a step can take it over."""
+    return jax.device_put(state, NamedSharding(_mesh(), PartitionSpec()))
+
+
+def place_batch(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Sends each device its slice along the leading axis."""
+    return jax.device_put(batch, NamedSharding(_mesh(), PartitionSpec(AXIS)))

@@ -1,0 +1,329 @@
+"""The training recipe: facts from a config, and every formula that follows from them.
+
+Configs (``experiments/configs``) state facts; the properties of ``Recipe`` compute what
+follows from them, after command-line overrides were applied, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from nfnets import registry
+from nfnets.data.augment import AugmentConfig, EvalCrop
+from nfnets.errors import UserError
+from nfnets.training.typed_config import from_mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are read.
+
+    Attributes:
+      source: ``digits``, ``folder:PATH``, ``synthetic`` or ``tfds:NAME``.
+      num_train: training images the recipe was written for; the opened source's own
+        number replaces it (``Recipe.for_source``).
+      num_classes: classes, likewise.
+      class_map: file that maps folder names to labels; None sorts the names.
+      max_damaged: share of the images seen, in [0, 1], that may be damaged before a run
+        stops (never before 10 are).
+      threads: decoding threads; the batches do not depend on it.
+    """
+
+    source: str
+    num_train: int
+    num_classes: int
+    class_map: str | None
+    max_damaged: float
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """SGD with momentum, AGC and masked weight decay (NFNets, Sec. 4.1 and App. A).
+
+    Attributes:
+      lr_per_256: peak learning rate for a batch of 256; it scales with the batch.
+      lr_end: learning rate at the last step.
+      warmup_epochs: linear warmup from 0, in epochs.
+      momentum: in [0, 1).
+      nesterov: whether the momentum is Nesterov's.
+      weight_decay: coupled L2 coefficient, added after clipping.
+      no_decay: regexes on "a/b/kernel" paths of parameters that are not decayed.
+      agc_clipping: lambda of AGC; None switches clipping off.
+      agc_eps: floor of the parameter norm in AGC.
+      no_clip: regexes on paths of parameters that AGC leaves alone.
+    """
+
+    lr_per_256: float
+    lr_end: float
+    warmup_epochs: float
+    momentum: float
+    nesterov: bool
+    weight_decay: float
+    no_decay: tuple[str, ...]
+    agc_clipping: float | None
+    agc_eps: float
+    no_clip: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class SamConfig:
+    """Sharpness-aware minimisation (arXiv 2010.01412; NFNets, App. A, for F6).
+
+    Attributes:
+      rho: radius of the ascent step; 0 switches SAM off.
+      batch_fraction: share of a device's batch that the ascent sees, in (0, 1].
+    """
+
+    rho: float
+    batch_fraction: float
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+    """How and how often the test split is evaluated.
+
+    Attributes:
+      every_epochs: between evaluations; the last step is always evaluated.
+      batch_size: images per step over all devices; the result does not depend on it.
+      image_size: pixels; None takes the model variant's test size.
+      crop: ``resize``, ``resize_crop`` or ``crop_resize`` (``nfnets.data.crops``).
+      interpolation: ``bilinear`` or ``bicubic``.
+      antialias: whether downscaling widens the kernel.
+    """
+
+    every_epochs: float
+    batch_size: int
+    image_size: int | None
+    crop: str
+    interpolation: str
+    antialias: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A run of steps under constant settings; a constant recipe is one Stage.
+
+    Attributes:
+      steps: number of optimizer steps.
+      image_size: training pixels.
+      augment: host and device augmentation, with nothing left to resolve.
+      drop_rate: dropout before the classifier.
+    """
+
+    steps: int
+    image_size: int
+    augment: AugmentConfig
+    drop_rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a run's numbers, fully typed.
+
+    Attributes:
+      name: the config's name.
+      model: any name of ``nfnets.registry``.
+      model_overrides: fields of the model's variant row to replace.
+      dtype: of convolutions and activations; parameters stay float32.
+      num_epochs: passes over the training images, may be fractional.
+      batch_size: images per optimizer step, over all devices and micro-batches.
+      accumulation_steps: micro-batches a step is split into, to save memory.
+      seed: of initialisation, data order, augmentation, dropout.
+      image_size: training pixels; None takes the model variant's.
+      drop_rate: dropout; None takes the model variant's.
+      stochastic_depth_rate: of the last block; None takes the model variant's.
+      label_smoothing: mass spread over all classes, [0, 1).
+      ema_decay: cap of the averaging decay; None keeps no average.
+      log_every_steps: steps per row of ``metrics.jsonl``.
+      checkpoint_every_steps: steps between checkpoints.
+      max_nonfinite_steps: stop after this many skipped updates in a row.
+    """
+
+    name: str
+    model: str
+    model_overrides: Mapping[str, Any]
+    dtype: Literal["float32", "bfloat16"]
+    num_epochs: float
+    batch_size: int
+    accumulation_steps: int
+    seed: int
+    image_size: int | None
+    drop_rate: float | None
+    stochastic_depth_rate: float | None
+    label_smoothing: float
+    ema_decay: float | None
+    log_every_steps: int
+    checkpoint_every_steps: int
+    max_nonfinite_steps: int
+    data: DataConfig
+    augment: AugmentConfig
+    optim: OptimConfig
+    sam: SamConfig
+    eval: EvalConfig
+
+    @classmethod
+    def from_config(cls, config: Any) -> Recipe:
+        """Reads an ``ml_collections.ConfigDict`` (or any mapping) strictly.
+
+        Raises:
+          UserError: an entry is unknown, missing, ill-typed or out of range, by its
+            dotted path; or the model is unknown.
+        """
+        values = config.to_dict() if hasattr(config, "to_dict") else config
+        recipe = from_mapping(cls, values)
+        check(recipe)
+        return recipe
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as nested plain values; ``from_config`` reads it back."""
+        return dataclasses.asdict(self)
+
+    def for_source(self, num_train: int, num_classes: int) -> Recipe:
+        """The recipe for a data set of this many training images and classes."""
+        data = dataclasses.replace(
+            self.data, num_train=num_train, num_classes=num_classes
+        )
+        return dataclasses.replace(self, data=data)
+
+    @property
+    def variant(self) -> Any:
+        """The model's row of its VARIANTS table, with the overrides in place."""
+        return registry.get_variant(self.model, **self.model_overrides)
+
+    @property
+    def peak_lr(self) -> float:
+        """lr_per_256 * batch_size / 256 (NFNets, App. A)."""
+        return self.optim.lr_per_256 * self.batch_size / 256
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps per pass, not rounded: 1281167 / 4096 = 312.785 for NFNets."""
+        return self.data.num_train / self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run, at least 1."""
+        return max(1, int(self.data.num_train * self.num_epochs // self.batch_size))
+
+    @property
+    def warmup_steps(self) -> float:
+        """Steps of linear warmup, not rounded, as in the official schedule."""
+        return self.optim.warmup_epochs * self.steps_per_epoch
+
+    @property
+    def eval_every_steps(self) -> float:
+        """Steps between evaluations, not rounded, at least 1."""
+        return max(1.0, self.eval.every_epochs * self.steps_per_epoch)
+
+    @property
+    def train_image_size(self) -> int:
+        """Training pixels: ``image_size``, or else the model variant's."""
+        return self.image_size or self.variant.train_size
+
+    @property
+    def eval_image_size(self) -> int:
+        """Test pixels: ``eval.image_size``, or else the model variant's."""
+        return self.eval.image_size or self.variant.eval_size
+
+    @property
+    def eval_crop(self) -> EvalCrop:
+        """The evaluation preprocessing."""
+        return EvalCrop(
+            crop=self.eval.crop,
+            interpolation=self.eval.interpolation,
+            antialias=self.eval.antialias,
+        )
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of training, in order; their steps sum to ``total_steps``."""
+        return (
+            Stage(
+                steps=self.total_steps,
+                image_size=self.train_image_size,
+                augment=self._resolved_augment(),
+                drop_rate=self._or_variant("drop_rate", self.drop_rate),
+            ),
+        )
+
+    def create_model(self) -> Any:
+        """The network, in the recipe's dtype, with its regularisation rates."""
+        rate = self._or_variant("stochastic_depth_rate", self.stochastic_depth_rate)
+        model = registry.create_model(
+            self.model,
+            num_classes=self.data.num_classes,
+            dtype=jnp.dtype(self.dtype),
+            **self.model_overrides,
+        )
+        return model.clone(
+            drop_rate=self.stages[0].drop_rate, stochastic_depth_rate=rate
+        )
+
+    def _resolved_augment(self) -> AugmentConfig:
+        if self.augment.randaugment_layers == 0:
+            return dataclasses.replace(self.augment, randaugment_magnitude=0.0)
+        magnitude = self._or_variant(
+            "randaugment_magnitude", self.augment.randaugment_magnitude
+        )
+        return dataclasses.replace(self.augment, randaugment_magnitude=magnitude)
+
+    def _or_variant(self, field: str, value: float | None) -> float:
+        """``value``, or the variant's own value of ``field`` when it is None."""
+        if value is not None:
+            return value
+        value = getattr(self.variant, field, None)
+        if value is None:
+            raise UserError(
+                f"{field} is None, which means the model's own, but {self.model} has "
+                f"none; give the config a number"
+            )
+        return float(value)
+
+
+def check(recipe: Recipe) -> None:
+    """Raises a UserError that names the first field whose value cannot work."""
+    registry.get_variant(recipe.model, **recipe.model_overrides)
+    positive = {
+        "num_epochs": recipe.num_epochs,
+        "batch_size": recipe.batch_size,
+        "accumulation_steps": recipe.accumulation_steps,
+        "log_every_steps": recipe.log_every_steps,
+        "checkpoint_every_steps": recipe.checkpoint_every_steps,
+        "max_nonfinite_steps": recipe.max_nonfinite_steps,
+        "image_size": recipe.train_image_size,
+        "eval.image_size": recipe.eval_image_size,
+        "eval.batch_size": recipe.eval.batch_size,
+        "eval.every_epochs": recipe.eval.every_epochs,
+        "data.threads": recipe.data.threads,
+        "data.num_train": recipe.data.num_train,
+        "optim.lr_per_256": recipe.optim.lr_per_256,
+        "optim.agc_eps": recipe.optim.agc_eps,
+        "sam.batch_fraction": recipe.sam.batch_fraction,
+    }
+    if recipe.optim.agc_clipping is not None:
+        positive["optim.agc_clipping"] = recipe.optim.agc_clipping
+    for field, value in positive.items():
+        if not value > 0:
+            raise UserError(f"config.{field} is {value}, it must be positive")
+    rates = {
+        "label_smoothing": recipe.label_smoothing,
+        "optim.momentum": recipe.optim.momentum,
+        "drop_rate": recipe.drop_rate or 0.0,
+        "stochastic_depth_rate": recipe.stochastic_depth_rate or 0.0,
+        "ema_decay": recipe.ema_decay or 0.0,
+        "data.max_damaged": recipe.data.max_damaged,
+        "augment.flip_rate": recipe.augment.flip_rate / 2,
+    }
+    for field, value in rates.items():
+        if not 0 <= value < 1:
+            raise UserError(f"config.{field} is {value}, it must be in [0, 1)")
+    if recipe.sam.rho < 0 or recipe.sam.batch_fraction > 1:
+        raise UserError(
+            f"config.sam is {recipe.sam}: rho must be >= 0, batch_fraction in (0, 1]"
+        )
+    recipe.stages  # noqa: B018 - resolves what is None, or says what is missing

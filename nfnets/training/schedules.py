@@ -1,0 +1,47 @@
+"""Learning-rate and averaging schedules: functions of the step alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def warmup_cosine(
+    peak: float, end: float, warmup_steps: float, total_steps: int
+) -> optax.Schedule:
+    """Linear warmup from 0, then half a cosine (NFNets, App. A).
+
+    Args:
+      peak: learning rate after ``warmup_steps``.
+      end: learning rate at ``total_steps``.
+      warmup_steps: not rounded, as officially (1563.92 for NFNets); 0 for none.
+      total_steps: length of the whole run, warmup included.
+
+    Returns:
+      A function from the step (0-based) to a float32 scalar. Step 0 has rate 0 when
+      there is a warmup: the first update only fills the momentum.
+    """
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warmup = peak * step / max(warmup_steps, 1e-9)
+        progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1e-9)
+        progress = jnp.clip(progress, 0.0, 1.0)
+        cosine = end + (peak - end) / 2 * (1 + jnp.cos(jnp.pi * progress))
+        return jnp.where(step < warmup_steps, warmup, cosine)
+
+    return schedule
+
+
+def ema_ramp(decay: float, step: jax.typing.ArrayLike) -> jax.Array:
+    """Averaging decay of a step: min(decay, (1 + step) / (10 + step)).
+
+    The official code's default. At 0.99999 the cap is reached only after 900,000 steps.
+
+    Args:
+      decay: cap, in [0, 1).
+      step: the 0-based step whose result is averaged in.
+    """
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(decay, (1 + step) / (10 + step))

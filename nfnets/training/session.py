@@ -1,0 +1,205 @@
+"""What a run is made of: settings, data, network, compiled step, first state."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from nfnets.data.mixing import check_mixing, partners
+from nfnets.data.pipeline import TrainIterator, make_train_iter
+from nfnets.data.sources import Source, open_source
+from nfnets.initialize import init_variables
+from nfnets.training import checkpoint, parallel, workdir
+from nfnets.training.metrics import Row
+from nfnets.training.optimizer import make_optimizer
+from nfnets.training.recipe import Recipe, Stage
+from nfnets.training.report import RunFacts
+from nfnets.training.state import TrainState, init_state
+from nfnets.training.steps import make_train_step
+
+Log = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last."""
+
+    recipe: Recipe
+    directory: Path
+    model: Any
+    tx: Any
+    train_source: Source
+    test_source: Source
+    facts: RunFacts
+    board: SummaryWriter
+    stop_requested: Callable[[], bool]
+
+
+@dataclasses.dataclass
+class Position:
+    """Where the host is, saved with every checkpoint so that rows resume exactly.
+
+    Attributes:
+      step: steps done.
+      window: metrics of the steps since the last row, as float values.
+      evaluated_step: the last step that was evaluated, -1 before the first.
+      saved_step: the last step whose save was started, -1 before the first.
+      failed_saves: in a row.
+    """
+
+    step: int
+    window: list[dict[str, Any]]
+    evaluated_step: int = -1
+    saved_step: int = -1
+    failed_saves: int = 0
+
+
+def prepare(
+    recipe: Recipe,
+    directory: Path,
+    log: Log,
+    stop_requested: Callable[[], bool],
+    command: str,
+    changes: dict[str, str],
+) -> Run:
+    """Checks everything that can be wrong before anything is compiled."""
+    train_source, test_source = (
+        open_source(
+            recipe.data.source,
+            split,
+            class_map=recipe.data.class_map,
+            num_classes=recipe.data.num_classes,
+        )
+        for split in ("train", "test")
+    )
+    recipe = recipe.for_source(len(train_source), train_source.num_classes)
+    num_devices = len(parallel.devices())
+    parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
+    for stage in recipe.stages:
+        check_mixing(stage.augment, recipe.batch_size // num_devices)
+    model = recipe.create_model()
+    shapes = abstract_variables(model, recipe.train_image_size)
+    tx = make_optimizer(recipe, shapes["params"])
+    num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    platform = jax.local_devices()[0].platform
+    facts = RunFacts(
+        command=command,
+        changes=changes,
+        num_params=num_params,
+        devices=f"{num_devices} x {platform}",
+        data=f"{recipe.data.source}: {len(train_source)} training and "
+        f"{len(test_source)} test images, {train_source.num_classes} classes",
+    )
+    workdir.claim(directory, recipe)
+    log(f"model    {recipe.model}: {num_params:,} parameters")
+    log(f"data     {facts.data}")
+    log(f"devices  {facts.devices}, batch {recipe.batch_size}")
+    log(f"run      {recipe.total_steps} steps in {directory}")
+    return Run(
+        recipe=recipe,
+        directory=directory,
+        model=model,
+        tx=tx,
+        train_source=train_source,
+        test_source=test_source,
+        facts=facts,
+        board=SummaryWriter(str(directory)),
+        stop_requested=stop_requested,
+    )
+
+
+def abstract_variables(model: Any, image_size: int) -> Any:
+    """Shapes and dtypes of a model's variables; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, images)
+
+
+def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Position]:
+    """The newest whole checkpoint, or the state before the first step."""
+    recipe, size = run.recipe, run.recipe.train_image_size
+    keep_ema = recipe.ema_decay is not None
+
+    def initial(variables: Any) -> TrainState:
+        return init_state(variables, run.tx, keep_ema=keep_ema)
+
+    target = jax.eval_shape(initial, abstract_variables(run.model, size))
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(target))
+    workdir.check_space(run.directory, state_bytes)
+    restored = checkpoint.restore_latest(manager, target, log)
+    if restored is None:
+        variables = init_variables(run.model, jax.random.key(recipe.seed), size)
+        return parallel.place_state(initial(variables)), Position(step=0, window=[])
+    position = Position(**restored.record, saved_step=int(restored.state.step))
+    if workdir.drop_torn_row(run.directory):
+        log("the last line of metrics.jsonl was cut short by a crash; removed")
+    log(f"resume   from step {position.step}")
+    log_row(run, position, {"event": "resumed"})
+    return parallel.place_state(restored.state), position
+
+
+def log_row(run: Run, position: Position, values: Row) -> Row:
+    """Writes a row of this step to metrics.jsonl and TensorBoard, and returns it."""
+    row = {
+        "step": position.step,
+        "epoch": position.step / run.recipe.steps_per_epoch,
+        **values,
+    }
+    workdir.append_row(run.directory, row)
+    for name, value in values.items():
+        if isinstance(value, int | float):
+            run.board.add_scalar(name, value, position.step)
+    return row
+
+
+def abstract_batch(recipe: Recipe, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of a training batch, with its leading device axis."""
+    num_devices = len(parallel.devices())
+    per_device = recipe.batch_size * partners(stage.augment) // num_devices
+    leading = (num_devices, per_device)
+    image = (*leading, stage.image_size, stage.image_size, 3)
+    return {
+        "image": jax.ShapeDtypeStruct(image, np.uint8),
+        "label": jax.ShapeDtypeStruct(leading, np.int32),
+    }
+
+
+def compile_step(
+    recipe: Recipe, stage: Stage, model: Any, tx: Any, state: TrainState, log: Log
+) -> Any:
+    """The compiled train step of a stage; ``state`` may be shapes only."""
+    model = model.clone(drop_rate=stage.drop_rate)
+    step = parallel.pmap_train_step(
+        make_train_step(model, tx, recipe, parallel.AXIS, stage=stage)
+    )
+    started = time.monotonic()
+    compiled = step.lower(state, abstract_batch(recipe, stage)).compile()
+    log(f"compile  {time.monotonic() - started:.1f} s at {stage.image_size} px")
+    return compiled
+
+
+def make_batches(
+    run: Run, stage: Stage, first_step: int, last_step: int, log: Log
+) -> TrainIterator:
+    """The batches of steps ``first_step`` to ``last_step`` - 1."""
+    recipe = run.recipe
+    return make_train_iter(
+        run.train_source,
+        augment=stage.augment,
+        image_size=stage.image_size,
+        images_per_step=recipe.batch_size * partners(stage.augment),
+        num_devices=len(parallel.devices()),
+        seed=recipe.seed,
+        start_step=first_step,
+        num_steps=last_step,
+        max_damaged=recipe.data.max_damaged,
+        threads=recipe.data.threads,
+        log=log,
+    )

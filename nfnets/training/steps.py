@@ -1,0 +1,241 @@
+"""The train step and the evaluation step: pure functions, to be mapped over devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from nfnets.data.mixing import mix, normalize
+from nfnets.training.losses import soft_targets, softmax_cross_entropy
+from nfnets.training.optimizer import clipped_fractions, count_units, learning_rate
+from nfnets.training.recipe import Recipe, Stage
+from nfnets.training.schedules import ema_ramp
+from nfnets.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+# (params, batch_stats, images, targets, key) -> ((loss, (batch_stats, logits)), grads)
+GradFn = Callable[..., tuple[tuple[jax.Array, tuple[Any, jax.Array]], Any]]
+
+
+def make_grad_fn(model: Any) -> GradFn:
+    """Loss and gradient of one micro-batch, images float32 [B, S, S, 3]."""
+
+    def loss_fn(
+        params: Any, batch_stats: Any, images: jax.Array, targets: jax.Array, key: Any
+    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        dropout_key, depth_key = jax.random.split(key)
+        logits, mutated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": dropout_key, "stochastic_depth": depth_key},
+        )
+        loss = jnp.mean(softmax_cross_entropy(logits, targets))
+        return loss, (mutated.get("batch_stats", batch_stats), logits)
+
+    return jax.value_and_grad(loss_fn, has_aux=True)
+
+
+def accumulate(grad_fn: GradFn, num_micro_batches: int) -> GradFn:
+    """The same function, computed over equal micro-batches one after the other.
+
+    Loss and gradients are means over the whole batch; BatchNorm statistics are handed
+    from one micro-batch to the next.
+    """
+    if num_micro_batches == 1:
+        return grad_fn
+
+    def accumulated(
+        params: Any, batch_stats: Any, images: jax.Array, targets: jax.Array, key: Any
+    ) -> tuple[tuple[jax.Array, tuple[Any, jax.Array]], Any]:
+        def body(carry: Any, micro: Any) -> tuple[Any, jax.Array]:
+            batch_stats, loss_sum, grad_sum = carry
+            images, targets, key = micro
+            (loss, (batch_stats, logits)), grads = grad_fn(
+                params, batch_stats, images, targets, key
+            )
+            grad_sum = jax.tree.map(jnp.add, grad_sum, grads)
+            return (batch_stats, loss_sum + loss, grad_sum), logits
+
+        def split(x: jax.Array) -> jax.Array:
+            return x.reshape(num_micro_batches, -1, *x.shape[1:])
+
+        keys = jax.random.split(key, num_micro_batches)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (batch_stats, loss_sum, grad_sum), logits = jax.lax.scan(
+            body,
+            (batch_stats, jnp.zeros(()), zeros),
+            (split(images), split(targets), keys),
+        )
+        grads = jax.tree.map(lambda g: g / num_micro_batches, grad_sum)
+        logits = logits.reshape(-1, logits.shape[-1])
+        return (loss_sum / num_micro_batches, (batch_stats, logits)), grads
+
+    return accumulated
+
+
+def sharpness_aware(grad_fn: GradFn, recipe: Recipe, axis_name: str) -> GradFn:
+    """SAM: the gradient at params + rho * g / ||g|| (arXiv 2010.01412, Eq. 2).
+
+    The ascent gradient g sees the first ``sam.batch_fraction`` of each device's batch
+    (a fifth for NFNet-F6, NFNets App. A), rounded to whole images per micro-batch;
+    BatchNorm statistics, loss and logits are those of the second pass.
+    """
+    # Differs: g is averaged over the devices, so that the result does not depend on
+    # their number; the SAM paper perturbs by each device's own gradient.
+    rho, micro_batches = recipe.sam.rho, recipe.accumulation_steps
+    if rho == 0:
+        return grad_fn
+
+    def sam_grad(
+        params: Any, batch_stats: Any, images: jax.Array, targets: jax.Array, key: Any
+    ) -> tuple[tuple[jax.Array, tuple[Any, jax.Array]], Any]:
+        per_micro = recipe.sam.batch_fraction * images.shape[0] / micro_batches
+        n = max(1, round(per_micro)) * micro_batches
+        _, ascent = grad_fn(params, batch_stats, images[:n], targets[:n], key)
+        ascent = jax.lax.pmean(ascent, axis_name)
+        scale = rho / jnp.maximum(optax.tree.norm(ascent), 1e-12)
+        perturbed = jax.tree.map(lambda p, g: p + scale * g, params, ascent)
+        return grad_fn(perturbed, batch_stats, images, targets, key)
+
+    return sam_grad
+
+
+def make_train_step(
+    model: Any,
+    tx: optax.GradientTransformation,
+    recipe: Recipe,
+    axis_name: str = "batch",
+    *,
+    stage: Stage | None = None,
+) -> TrainStep:
+    """The step (state, batch) -> (state, metrics), to be mapped over ``axis_name``.
+
+    The batch is one device's share: "image" uint8 [P * B, S, S, 3] and "label" int32
+    [P * B], P = 2 when the stage mixes images (partners included), else 1. Metrics are
+    scalars, equal on all devices. An update whose loss or gradient is not finite
+    changes nothing but the step and the counts of skipped updates.
+
+    Args:
+      model: takes (images, train=...), as ``Recipe.create_model`` gives.
+      tx: from ``make_optimizer``.
+      recipe: with ``for_source`` applied.
+      axis_name: of the device axis; ``pmean`` is taken over it.
+      stage: the stage to train; None takes the recipe's first.
+    """
+    stage = stage or recipe.stages[0]
+    schedule = learning_rate(recipe)
+    grad_fn = sharpness_aware(
+        accumulate(make_grad_fn(model), recipe.accumulation_steps),
+        recipe,
+        axis_name=axis_name,
+    )
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        mix_key, model_key = jax.random.split(key)
+        images, labels, targets = _prepare(batch, mix_key, recipe, stage)
+        (loss, (batch_stats, logits)), grads = grad_fn(
+            state.params, state.batch_stats, images, targets, model_key
+        )
+        top1 = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+        loss, top1, grads, batch_stats = jax.lax.pmean(
+            (loss, top1, grads, batch_stats), axis_name
+        )
+        new_state, measured = _update(state, grads, batch_stats, loss, tx, recipe)
+        metrics = {
+            "loss": loss,
+            "top1": top1,
+            # The schedule's clock counts the updates that were made.
+            "learning_rate": schedule(state.step - state.skipped[1]),
+            **measured,
+        }
+        return new_state, metrics
+
+    return train_step
+
+
+def _prepare(
+    batch: Batch, key: jax.Array, recipe: Recipe, stage: Stage
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mixes and normalises: images [B, S, S, 3], first labels [B], targets [B, K]."""
+    images, labels, mix_labels, ratio = mix(
+        batch["image"].astype(jnp.float32),
+        batch["label"],
+        key,
+        mixup_alpha=stage.augment.mixup_alpha,
+        cutmix_alpha=stage.augment.cutmix_alpha,
+    )
+    targets = soft_targets(
+        labels, mix_labels, ratio, recipe.data.num_classes, recipe.label_smoothing
+    )
+    return normalize(images), labels, targets
+
+
+def _update(
+    state: TrainState,
+    grads: Any,
+    batch_stats: Any,
+    loss: jax.Array,
+    tx: optax.GradientTransformation,
+    recipe: Recipe,
+) -> tuple[TrainState, Metrics]:
+    """Applies the mean gradient unless it is not finite; returns state and metrics."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    updated = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
+    if recipe.ema_decay is not None:
+        decay = ema_ramp(recipe.ema_decay, state.step)
+        average = optax.incremental_update(
+            (params, batch_stats),
+            (state.ema_params, state.ema_batch_stats),
+            step_size=1 - decay,
+        )
+        updated = updated.replace(ema_params=average[0], ema_batch_stats=average[1])
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), updated, state)
+    skipped = jnp.where(finite, state.skipped * jnp.array([0, 1]), state.skipped + 1)
+    metrics = {
+        "grad_norm": grad_norm,
+        **clipped_fractions(opt_state, count_units(state.params, recipe.optim)),
+        "skipped_in_a_row": skipped[0],
+        "skipped_total": skipped[1],
+    }
+    return kept.replace(step=state.step + 1, skipped=skipped), metrics
+
+
+def make_eval_step(
+    model: Any, axis_name: str = "batch"
+) -> Callable[[Any, Batch], Metrics]:
+    """The step (variables, batch) -> sums over all devices' unmasked examples.
+
+    The batch is one device's share: "image" uint8 [B, S, S, 3], "label" int32 [B],
+    "mask" bool [B], False on padding. Returns int32 "top1", "top5", "examples" and the
+    float32 sum "loss" (unsmoothed cross-entropy).
+    """
+
+    def eval_step(variables: Any, batch: Batch) -> Metrics:
+        images, labels = normalize(batch["image"].astype(jnp.float32)), batch["label"]
+        mask = batch["mask"].astype(bool)
+        logits = model.apply(variables, images, train=False)
+        _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))  # [B, 5]
+        hits = best == labels[:, None]
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        sums = {
+            "top1": jnp.sum(hits[:, 0] & mask, dtype=jnp.int32),
+            "top5": jnp.sum(hits.any(axis=-1) & mask, dtype=jnp.int32),
+            "examples": jnp.sum(mask, dtype=jnp.int32),
+            "loss": jnp.sum(jnp.where(mask, loss, 0.0), dtype=jnp.float32),
+        }
+        return jax.lax.psum(sums, axis_name)
+
+    return eval_step

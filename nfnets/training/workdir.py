@@ -1,0 +1,144 @@
+"""The work directory: whose run it holds, whether it can be written, its rows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from nfnets.errors import UserError
+from nfnets.training.metrics import Row
+from nfnets.training.recipe import Recipe
+from nfnets.training.typed_config import differences
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+
+# Fields that change how fast a run is and nothing else, so a resumed run may differ.
+EXECUTION_FIELDS = frozenset({"data.threads", "eval.batch_size"})
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a whole text file or nothing.
+
+    Raises:
+      UserError: the disk is full or read-only; an older file stays as it was.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def claim(workdir: Path, recipe: Recipe) -> None:
+    """Makes the directory this recipe's, or checks that it already is.
+
+    Raises:
+      UserError: it cannot be written, or it holds a run of another recipe (the
+        message shows the difference). Nothing in it is changed then.
+    """
+    config = workdir / CONFIG
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".write_probe"
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the work directory {workdir}: {error.strerror}; give "
+            f"another --workdir"
+        ) from error
+    mine = json.loads(json.dumps(recipe.to_dict()))
+    if config.exists():
+        changed = differences(_read_config(config), mine)
+        changed = {k: v for k, v in changed.items() if k not in EXECUTION_FIELDS}
+        if changed:
+            shown = "; ".join(f"{key}: {value}" for key, value in changed.items())
+            raise UserError(
+                f"{workdir} holds a run of another config ({shown}); use another "
+                f"--workdir, or that run's settings"
+            )
+    else:
+        write_atomically(config, json.dumps(mine, indent=2) + "\n")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} ({error}); it says whose run this directory holds: "
+            f"restore it, or use another --workdir"
+        ) from error
+
+
+def check_space(workdir: Path, state_bytes: int) -> None:
+    """Checks that two checkpoints and one under way fit on the disk.
+
+    Raises:
+      UserError: they do not; says how much is free and needed.
+    """
+    needed = int(2.2 * state_bytes)
+    free = shutil.disk_usage(workdir).free
+    if free < needed:
+        raise UserError(
+            f"{workdir} has {free / 1e9:.2f} GB free, checkpoints need "
+            f"{needed / 1e9:.2f} GB; free some space or give another --workdir"
+        )
+
+
+def append_row(workdir: Path, row: Row) -> None:
+    """Appends one line to ``metrics.jsonl``, whole or not at all.
+
+    Floats are printed so that they read back to the same bits.
+
+    Raises:
+      UserError: the disk is full or read-only.
+    """
+    line = json.dumps(row, allow_nan=False) + "\n"
+    path = workdir / METRICS
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(line.encode()) != len(line):
+                    raise OSError(28, "No space left on device")
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(path, size)
+                raise
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_rows(workdir: Path) -> list[Row]:
+    """All rows of ``metrics.jsonl``, in order; none when there is no such file."""
+    path = workdir / METRICS
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def drop_torn_row(workdir: Path) -> bool:
+    """Removes a last line that a crash cut short; its step is done again anyway.
+
+    Returns:
+      Whether there was one.
+    """
+    path = workdir / METRICS
+    if not path.exists():
+        return False
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole == len(data):
+        return False
+    os.truncate(path, whole)
+    return True

@@ -1,0 +1,91 @@
+"""Who may import whom (design: data flows one way), read from the syntax trees."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+FAMILIES = ("nfnets.nfnet", "nfnets.nf_resnet", "nfnets.nf_regnet")
+MODEL_PARTS = ("nfnets.layers", "nfnets.nf_layers", "nfnets.errors")
+OWN = ("nfnets", "effnetv2", "resnet_rs", "experiments", "tests")
+MODULES = sorted(ROOT.glob("nfnets/**/*.py"))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Full names of what a file imports; ``from a import b`` gives both a and a.b."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+def within(name: str, packages: tuple[str, ...]) -> bool:
+    return any(name == p or name.startswith(p + ".") for p in packages)
+
+
+def own(path: Path) -> set[str]:
+    return {name for name in imports(path) if within(name, OWN)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_imports_tests_or_experiments(path):
+    assert not {n for n in imports(path) if within(n, ("tests", "experiments"))}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_imports_tensorflow_at_module_level(path):
+    top = imports(path, top_level_only=True)
+    assert not {n for n in top if within(n, ("tensorflow", "tensorflow_datasets"))}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/training/*.py")), ids=str)
+def test_training_knows_no_family_and_no_flags(path):
+    assert not {n for n in imports(path) if within(n, (*FAMILIES, "absl"))}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/data/*.py")), ids=str)
+def test_data_knows_no_models(path):
+    allowed = ("nfnets.data", "nfnets.errors")
+    assert not {n for n in own(path) if not within(n, allowed) and n != "nfnets"}
+    assert not {n for n in imports(path) if within(n, ("flax", "optax", "absl"))}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_families_use_only_the_shared_layers(name):
+    path = ROOT / Path(*name.split(".")).with_suffix(".py")
+    assert not {n for n in own(path) if not within(n, MODEL_PARTS) and n != "nfnets"}
+
+
+def test_registry_is_the_only_place_that_names_families():
+    """Family modules are imported by name, so strings count too.
+
+    The tables of official parameter names are kept per family and may say which.
+    """
+    for path in MODULES:
+        name = module_name(path)
+        if name in ("nfnets.registry", *FAMILIES) or within(name, ("nfnets.weights",)):
+            continue
+        assert not {n for n in imports(path) if within(n, FAMILIES)}, path
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        strings = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+        assert not strings & set(FAMILIES), path
+
+
+def test_agc_imports_jax_and_optax_only():
+    allowed = ("jax", "optax", "typing", "collections", "__future__")
+    found = imports(ROOT / "nfnets" / "agc.py")
+    assert not {n for n in found if not within(n, allowed)}
+
+
+def test_scripts_and_tests_are_no_packages():
+    assert not (ROOT / "tests" / "__init__.py").exists()
+    assert not (ROOT / "experiments" / "__init__.py").exists()

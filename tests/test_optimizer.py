@@ -1,0 +1,168 @@
+"""The official optimizer's numbers on NFNet-F0, and the rules of parameter groups."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden_fill import fill, golden_input
+from helpers import recipe_of, with_changes
+
+from nfnets.agc import adaptive_grad_clip, default_unit_axes, unitwise_norm
+from nfnets.errors import UserError
+from nfnets.registry import create_model
+from nfnets.training.losses import soft_targets, softmax_cross_entropy
+from nfnets.training.optimizer import (
+    count_units,
+    make_optimizer,
+    param_groups,
+    param_mask,
+)
+from nfnets.weights.haiku import convert_haiku, export_haiku
+
+
+def official(tree):
+    """A tree of our shape as {official name: array}."""
+    return export_haiku("nfnet_f0", {"params": tree})
+
+
+@pytest.fixture(scope="module")
+def want(golden):
+    return golden("nfnet_f0_grad")
+
+
+@pytest.fixture(scope="module")
+def f0(golden):
+    """Parameters, loss and gradient of NFNet-F0 at 64 px, labels 3 and 7."""
+    shapes = golden("nfnet_param_lists")["nfnet_f0"]
+    arrays = {name: fill(name, shape) for name, shape in shapes.items()}
+    params = convert_haiku("nfnet_f0", arrays)["params"]
+    model = create_model("nfnet_f0", num_classes=1000)
+    labels = jnp.array([3, 7])
+    targets = soft_targets(labels, labels, jnp.ones(2), 1000, label_smoothing=0.1)
+
+    def loss_fn(params):
+        logits = model.apply({"params": params}, golden_input(64), train=False)
+        return jnp.mean(softmax_cross_entropy(logits, targets))
+
+    loss, grads = jax.jit(jax.value_and_grad(loss_fn))(params)
+    return params, loss, grads
+
+
+@pytest.fixture(scope="module")
+def constant_rate():
+    """The nfnet_f0 recipe with a learning rate of 0.1 that does not move."""
+    return recipe_of(
+        "nfnet_f0",
+        batch_size=256,
+        num_epochs=1e5,
+        optim__lr_per_256=0.1,
+        optim__warmup_epochs=0.0,
+    )
+
+
+def test_loss_and_gradients(f0, want):
+    _, loss, grads = f0
+    np.testing.assert_allclose(loss, want["loss"], rtol=1e-6)
+    np.testing.assert_allclose(
+        optax.tree.norm(grads), want["grad_global_norm"], rtol=1e-5
+    )
+    for name, grad in official(grads).items():
+        norm, mean = want["grad"][name]
+        np.testing.assert_allclose(np.linalg.norm(grad), norm, rtol=3e-5, err_msg=name)
+        # A mean near zero is a sum of cancelling terms: compare on the norm's scale.
+        scale = norm / np.sqrt(grad.size)
+        np.testing.assert_allclose(
+            grad.mean(dtype=np.float64), mean, atol=1e-5 * scale, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("clipping", [0.01, 0.001])
+def test_clipped_gradients(f0, want, clipping):
+    params, _, grads = f0
+    tx = adaptive_grad_clip(clipping)
+    clipped, state = tx.update(grads, tx.init(params), params)
+    raw, total_clipped, total_units = official(grads), 0, 0
+    for name, grad in official(clipped).items():
+        norm, _, fraction = want[f"agc_{clipping}"][name]
+        np.testing.assert_allclose(np.linalg.norm(grad), norm, rtol=3e-5, err_msg=name)
+        axes = default_unit_axes((), grad)
+        changed = np.asarray(
+            unitwise_norm(jnp.asarray(grad), axes)
+            < unitwise_norm(jnp.asarray(raw[name]), axes) * (1 - 1e-6)
+        )
+        assert abs(changed.mean() - fraction) <= 1.01 / changed.size, name
+        total_clipped += changed.sum()
+        total_units += changed.size
+    np.testing.assert_allclose(state.clipped, total_clipped / total_units, atol=1e-4)
+
+
+def check_updated(params, updated, want):
+    """Each official array's mean, norm and distance moved; the last one to 1e-3."""
+    before, after = official(params), official(updated)
+    for name, (mean, norm, moved) in want.items():
+        new = np.asarray(after[name], np.float64)
+        np.testing.assert_allclose(new.mean(), mean, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(np.linalg.norm(new), norm, rtol=1e-5, err_msg=name)
+        distance = np.linalg.norm(new - before[name])
+        np.testing.assert_allclose(distance, moved, rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("clipping", [0.01, 0.001])
+def test_official_steps(f0, want, constant_rate, clipping):
+    """SGD_AGC with its three groups; a second step with the same gradient at 0.01."""
+    params, _, grads = f0
+    recipe = with_changes(constant_rate, optim__agc_clipping=clipping)
+    tx = make_optimizer(recipe, params)
+    update, state, current = jax.jit(tx.update), tx.init(params), params
+    for step in (1, 2):
+        key = f"sgd_agc_{clipping}_step{step}"
+        if key in want:
+            updates, state = update(grads, state, current)
+            current = optax.apply_updates(current, updates)
+            check_updated(params, current, want[key])
+
+
+def test_official_step_without_clipping(f0, want, constant_rate):
+    params, _, grads = f0
+    recipe = with_changes(
+        constant_rate, optim__agc_clipping=None, optim__weight_decay=5e-5
+    )
+    tx = make_optimizer(recipe, params)
+    updates, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    check_updated(params, optax.apply_updates(params, updates), want["sgd_step1"])
+
+
+def test_official_groups(f0, want, constant_rate):
+    params, _, _ = f0
+    groups = param_groups(params, constant_rate.optim)
+    as_numbers = {"weights": 0.0, "gains_biases": 1.0, "fc_weights": 2.0}
+    filled = jax.tree.map(lambda p, g: np.full(p.shape, as_numbers[g]), params, groups)
+    members = {name: set() for name in as_numbers}
+    for name, array in official(filled).items():
+        members[list(as_numbers)[int(array.flat[0])]].add(name)
+    assert {name: len(found) for name, found in members.items()} == want["groups"]
+    for group, names in want["groups_members"].items():
+        assert members[group] == set(names)
+
+
+def test_units_are_counted_per_group(constant_rate):
+    params = {
+        "conv": {"kernel": np.ones((3, 3, 8, 16)), "gain": np.ones(16)},
+        "head": {"kernel": np.ones((16, 10)), "bias": np.ones(10)},
+    }
+    assert count_units(params, constant_rate.optim) == {
+        "weights": 16,
+        "gains_biases": 2,
+    }
+    unclipped = dataclasses.replace(constant_rate.optim, agc_clipping=None)
+    assert count_units(params, unclipped) == {}
+
+
+def test_pattern_that_matches_nothing_raises():
+    params = {"head": {"kernel": np.ones((2, 2))}}
+    assert param_mask(params, exclude=("^head/",)) == {"head": {"kernel": False}}
+    with pytest.raises(UserError, match=r"'classifier' matches no parameter"):
+        param_mask(params, exclude=("classifier",))

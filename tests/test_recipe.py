@@ -1,0 +1,111 @@
+"""Recipes: strict reading, formulas after overrides, and no field without a reader."""
+
+import ast
+import dataclasses
+import json
+
+import pytest
+from helpers import CONFIG_DIR, ROOT, recipe_of
+
+from nfnets.errors import UserError
+from nfnets.training.config_files import list_configs, load_config
+from nfnets.training.recipe import Recipe, Stage
+from nfnets.training.typed_config import differences
+
+
+@pytest.mark.parametrize("name", list_configs(CONFIG_DIR))
+def test_every_config_is_a_recipe_that_survives_json(name):
+    recipe = recipe_of(name)
+    assert recipe.name == name
+    assert Recipe.from_config(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert sum(stage.steps for stage in recipe.stages) == recipe.total_steps
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("optim.momentun", 0.9, r"config\.optim\.momentun.*did you mean momentum"),
+        ("batch_size", "many", r"config\.batch_size is 'many' \(str\), expected int"),
+        ("optim.nesterov", 1, r"config\.optim\.nesterov is 1 \(int\), expected bool"),
+        ("augment.crop_area", (0.1,), r"config\.augment\.crop_area is \(0\.1,\)"),
+        ("dtype", "float16", r"config\.dtype is 'float16'"),
+        ("label_smoothing", 1.0, r"config\.label_smoothing is 1\.0.*\[0, 1\)"),
+        ("batch_size", 0, r"config\.batch_size is 0, it must be positive"),
+        ("model", "nfnet_f9", r"unknown model 'nfnet_f9'.*nfnet_f"),
+        ("optim.agc_clipping", -0.1, r"config\.optim\.agc_clipping is -0\.1"),
+    ],
+)
+def test_bad_values_are_named_by_their_path(path, value, message):
+    config = load_config("digits", CONFIG_DIR).to_dict()
+    *outer, last = path.split(".")
+    target = config
+    for key in outer:
+        target = target[key]
+    target[last] = value
+    with pytest.raises(UserError, match=message):
+        Recipe.from_config(config)
+
+
+def test_missing_field_is_named():
+    config = load_config("digits", CONFIG_DIR).to_dict()
+    del config["optim"]["momentum"]
+    with pytest.raises(UserError, match=r"config\.optim\.momentum is missing"):
+        Recipe.from_config(config)
+
+
+def test_variant_values_follow_the_model():
+    """The official code keeps F0's level when only the variant is overridden."""
+    config = load_config("nfnet_f0", CONFIG_DIR)
+    assert recipe_of("nfnet_f0").stages[0].augment.randaugment_magnitude == 5
+    config.model = "nfnet_f4"
+    stage = Recipe.from_config(config).stages[0]
+    assert (stage.augment.randaugment_magnitude, stage.drop_rate) == (15, 0.5)
+    assert stage.image_size == 384
+
+
+def test_a_value_that_nobody_gives_is_asked_for():
+    config = load_config("nfnet_f0", CONFIG_DIR)
+    config.model = "nf_resnet50"
+    with pytest.raises(UserError, match="randaugment_magnitude is None"):
+        Recipe.from_config(config)
+
+
+def test_differences_are_shown_by_path():
+    old = {"a": 1, "b": {"c": (1, 2)}, "gone": 0}
+    new = {"a": 1, "b": {"c": [1, 3]}, "new": None}
+    assert differences(old, new) == {
+        "b.c": "[1, 2] -> [1, 3]",
+        "gone": "0 -> absent",
+        "new": "absent -> None",
+    }
+
+
+def recipe_fields():
+    """(owner, field) of Recipe and of every dataclass inside it."""
+    recipe = recipe_of("digits")
+    nested = [recipe, *(getattr(recipe, f.name) for f in dataclasses.fields(recipe))]
+    nested.append(Stage(1, 1, recipe.augment, 0.0))
+    for value in nested:
+        if dataclasses.is_dataclass(value):
+            for field in dataclasses.fields(value):
+                yield type(value).__name__, field.name
+
+
+def attributes_read():
+    """Attribute names loaded anywhere outside the declarations' range checks."""
+    names = set()
+    for path in [*ROOT.glob("nfnets/**/*.py"), *ROOT.glob("experiments/*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("check"):
+                continue
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.Attribute) and isinstance(inner.ctx, ast.Load):
+                    names.add(inner.attr)
+    return names
+
+
+def test_no_dead_knobs():
+    read = attributes_read()
+    dead = [f"{owner}.{field}" for owner, field in recipe_fields() if field not in read]
+    assert dead == []

@@ -1,0 +1,66 @@
+"""Learning rate and averaging against the official code's numbers."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import recipe_of
+
+from nfnets.training.optimizer import learning_rate
+from nfnets.training.schedules import ema_ramp, warmup_cosine
+
+
+def test_nfnet_schedule_through_the_recipe(golden):
+    """The nfnet_f0 config alone gives the official 112,602 steps and rates."""
+    want, recipe = golden("nfnet_schedules")["nfnet"], recipe_of("nfnet_f0")
+    assert recipe.total_steps == want["num_steps"]
+    assert recipe.peak_lr == want["max_lr"]
+    np.testing.assert_allclose(recipe.warmup_steps, want["warmup_steps"], rtol=1e-7)
+    np.testing.assert_allclose(
+        recipe.steps_per_epoch, want["steps_per_epoch"], rtol=1e-7
+    )
+    schedule = learning_rate(recipe)
+    for step, value in want["values_float64"].items():
+        np.testing.assert_allclose(schedule(int(step)), value, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("name", ["nf_regnet", "base_resnet"])
+def test_other_official_schedules(golden, name):
+    want = golden("nfnet_schedules")[name]
+    schedule = warmup_cosine(
+        want["max_lr"], want["min_val"], want["warmup_steps"], want["num_steps"]
+    )
+    for step, value in want["values_float64"].items():
+        np.testing.assert_allclose(schedule(int(step)), value, rtol=2e-6, atol=1e-7)
+
+
+def test_cosine_without_warmup(golden):
+    want = golden("nfnet_schedules")["cosine_decay_min0_max1_n100"]
+    schedule = warmup_cosine(1.0, 0.0, 0.0, 100)
+    for step, value in want.items():
+        np.testing.assert_allclose(schedule(int(step)), value, atol=3e-7)
+
+
+def test_schedule_stays_at_its_end():
+    schedule = warmup_cosine(1.0, 0.25, 2.0, 10)
+    assert float(schedule(10)) == float(schedule(1000)) == 0.25
+
+
+def test_schedule_follows_overrides():
+    """Twice the batch: twice the rate, half the steps (nothing is frozen early)."""
+    recipe = recipe_of("nfnet_f0")
+    double = dataclasses.replace(recipe, batch_size=8192)
+    assert double.peak_lr == 2 * recipe.peak_lr
+    assert double.total_steps == recipe.total_steps // 2
+    assert double.warmup_steps == recipe.warmup_steps / 2
+
+
+def test_ema_ramp(golden):
+    for case in golden("nfnet_schedules")["tf1_ema"]:
+        decay = ema_ramp(case["decay"], case["step"])
+        average = optax.incremental_update(
+            jnp.float32(case["value"]), jnp.float32(case["ema"]), 1 - decay
+        )
+        np.testing.assert_allclose(average, case["out"], rtol=1e-6)

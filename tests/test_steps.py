@@ -1,0 +1,273 @@
+"""The train step: devices, accumulation, SAM, averaging, precision, skipped updates."""
+
+import dataclasses
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import tiny_recipe
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nfnets.data.mixing import normalize
+from nfnets.initialize import init_variables
+from nfnets.training.losses import soft_targets, softmax_cross_entropy
+from nfnets.training.optimizer import make_optimizer
+from nfnets.training.schedules import ema_ramp
+from nfnets.training.state import init_state
+from nfnets.training.steps import make_train_step
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def batch_of(size, seed=0):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": rng.integers(0, 256, (size, 8, 8, 3), np.uint8),
+        "label": rng.integers(0, 10, size, np.int32),
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    """Compiling is nearly all the time here, and speed is not what is tested."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+# Compiled steps by recipe and number of devices, for tests that share them.
+COMPILED = {}
+
+
+@functools.cache
+def initial_variables():
+    return init_variables(tiny_recipe().create_model(), jax.random.key(0), 8)
+
+
+def start(recipe):
+    """Model, optimizer and the state before the first step."""
+    variables = initial_variables()
+    tx = make_optimizer(recipe, variables["params"])
+    state = init_state(variables, tx, keep_ema=recipe.ema_decay is not None)
+    return recipe.create_model(), tx, state
+
+
+def run_steps(recipe, batches, num_devices=1, state=None):
+    """Runs the step over the batches on some devices; returns state and metrics."""
+    model, tx, first = start(recipe)
+    devices = jax.devices()[:num_devices]
+    key = (json.dumps(recipe.to_dict()), num_devices)
+    if key not in COMPILED:
+        COMPILED[key] = jax.pmap(
+            make_train_step(model, tx, recipe),
+            axis_name="batch",
+            in_axes=(None, 0),
+            out_axes=(None, None),
+            devices=devices,
+        )
+    step = COMPILED[key]
+    replicated = NamedSharding(Mesh(np.array(devices), ("batch",)), PartitionSpec())
+    state = jax.device_put(first if state is None else state, replicated)
+    metrics = None
+    for batch in batches:
+        split = {k: v.reshape(num_devices, -1, *v.shape[1:]) for k, v in batch.items()}
+        state, metrics = step(state, split)
+    return jax.device_get(state), jax.device_get(metrics)
+
+
+@pytest.fixture(scope="module")
+def warm_recipe():
+    """The tiny recipe with a rate that is not 0 at the first step."""
+    return tiny_recipe(optim__warmup_epochs=0.0)
+
+
+@pytest.fixture(scope="module")
+def one_device(warm_recipe):
+    return run_steps(warm_recipe, [batch_of(24, seed) for seed in range(3)])
+
+
+@pytest.mark.parametrize("num_devices", [2, 3])
+def test_devices_do_not_change_the_result(warm_recipe, one_device, num_devices):
+    batches = [batch_of(24, seed) for seed in range(3)]
+    state, metrics = run_steps(warm_recipe, batches, num_devices)
+    chex.assert_trees_all_close(state.params, one_device[0].params, **CLOSE)
+    chex.assert_trees_all_close(state.ema_params, one_device[0].ema_params, **CLOSE)
+    np.testing.assert_allclose(metrics["loss"], one_device[1]["loss"], rtol=1e-5)
+
+
+def test_accumulation_equals_the_large_batch(warm_recipe, one_device):
+    recipe = dataclasses.replace(warm_recipe, accumulation_steps=4)
+    state, metrics = run_steps(recipe, [batch_of(24, seed) for seed in range(3)])
+    chex.assert_trees_all_close(state.params, one_device[0].params, **CLOSE)
+    for name in ("loss", "top1", "grad_norm"):
+        np.testing.assert_allclose(metrics[name], one_device[1][name], rtol=1e-4)
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 4])
+@pytest.mark.parametrize("num_devices", [1, 2])
+def test_sam_equals_two_steps_by_hand(warm_recipe, num_devices, accumulation_steps):
+    recipe = dataclasses.replace(
+        warm_recipe,
+        accumulation_steps=accumulation_steps,
+        sam=dataclasses.replace(warm_recipe.sam, rho=0.05, batch_fraction=1 / 3),
+    )
+    batch = batch_of(24)
+    got, _ = run_steps(recipe, [batch], num_devices)
+
+    model, tx, state = start(recipe)
+    images = normalize(batch["image"])
+    labels = jnp.asarray(batch["label"])
+    targets = soft_targets(labels, labels, jnp.ones(24), 10, recipe.label_smoothing)
+
+    @jax.jit
+    def loss_grad(params, rows):
+        return jax.grad(loss)(params, rows)
+
+    def loss(params, rows):
+        logits = model.apply({"params": params}, images[rows], train=False)
+        return jnp.mean(softmax_cross_entropy(logits, targets[rows]))
+
+    # The first third of each device's share climbs.
+    share = 24 // num_devices
+    rows = np.concatenate(
+        [np.arange(d * share, d * share + share // 3) for d in range(num_devices)]
+    )
+    ascent = loss_grad(state.params, rows)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(ascent)))
+    top = jax.tree.map(lambda p, g: p + 0.05 * g / norm, state.params, ascent)
+    grads = loss_grad(top, np.arange(24))
+    updates, _ = tx.update(grads, state.opt_state, state.params)
+    want = optax.apply_updates(state.params, updates)
+    chex.assert_trees_all_close(got.params, want, rtol=2e-5, atol=2e-6)
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, want, state.params))
+    plain, _ = run_steps(dataclasses.replace(recipe, sam=warm_recipe.sam), [batch])
+    difference = jax.tree.map(jnp.subtract, got.params, plain.params)
+    assert optax.tree.norm(difference) > 1e-3 * moved  # SAM is not a no-op here
+
+
+def test_average_follows_the_official_ramp(warm_recipe):
+    _, _, state = start(warm_recipe)
+    average = state.params
+    for step in range(3):
+        batches = [batch_of(24, seed) for seed in range(step + 1)]
+        state, _ = run_steps(warm_recipe, batches)
+        decay = float(ema_ramp(0.99, step))
+        assert decay == pytest.approx((1 + step) / (10 + step))
+        average = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params
+        )
+    chex.assert_trees_all_close(state.ema_params, average, **CLOSE)
+
+
+def test_without_average_the_state_keeps_none(warm_recipe):
+    recipe = dataclasses.replace(warm_recipe, ema_decay=None)
+    state, _ = run_steps(recipe, [batch_of(24)])
+    assert state.ema_params == {}
+
+
+def test_bfloat16_keeps_float32_masters(warm_recipe, one_device):
+    recipe = dataclasses.replace(warm_recipe, dtype="bfloat16")
+    state, metrics = run_steps(recipe, [batch_of(24, seed) for seed in range(3)])
+    for leaf in jax.tree.leaves((state.params, state.opt_state, state.ema_params)):
+        assert leaf.dtype in (np.float32, np.int32)
+    assert metrics["loss"].dtype == np.float32
+    np.testing.assert_allclose(metrics["loss"], one_device[1]["loss"], rtol=0.02)
+    assert metrics["loss"] != one_device[1]["loss"]  # it did compute in bfloat16
+
+
+def test_bfloat16_gradients_reach_the_optimizer_in_float32(warm_recipe):
+    model = dataclasses.replace(warm_recipe, dtype="bfloat16").create_model()
+    variables = init_variables(model, jax.random.key(0), 8)
+    images = normalize(batch_of(4)["image"])
+    grads = jax.eval_shape(
+        jax.grad(lambda v: jnp.sum(model.apply(v, images, train=False))), variables
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {np.dtype(np.float32)}
+
+
+def test_non_finite_update_changes_nothing_but_the_counts(warm_recipe):
+    _, _, state = start(warm_recipe)
+    kernel = state.params["head"]["kernel"].at[0, 0].set(jnp.inf)
+    bad = state.replace(
+        params=state.params | {"head": state.params["head"] | {"kernel": kernel}}
+    )
+    after, metrics = run_steps(warm_recipe, [batch_of(24), batch_of(24)], state=bad)
+    for name in ("params", "opt_state", "ema_params", "batch_stats"):
+        chex.assert_trees_all_equal(getattr(after, name), getattr(bad, name))
+    assert int(after.step) == 2
+    assert after.skipped.tolist() == [2, 2]
+    assert (metrics["skipped_in_a_row"], metrics["skipped_total"]) == (2, 2)
+
+
+def test_a_good_update_ends_the_row_of_skipped_ones(warm_recipe):
+    _, _, state = start(warm_recipe)
+    state = state.replace(skipped=jnp.array([3, 5], jnp.int32))
+    after, _ = run_steps(warm_recipe, [batch_of(24)], state=state)
+    assert after.skipped.tolist() == [0, 5]
+
+
+def test_clipped_fraction_is_in_the_metrics_per_group(warm_recipe):
+    tight = dataclasses.replace(warm_recipe.optim, agc_clipping=1e-9)
+    loose = dataclasses.replace(warm_recipe.optim, agc_clipping=1e9)
+    for optim, want in ((tight, 1.0), (loose, 0.0)):
+        recipe = dataclasses.replace(warm_recipe, optim=optim)
+        _, metrics = run_steps(recipe, [batch_of(24)])
+        fractions = {k: v for k, v in metrics.items() if k.startswith("agc_clipped")}
+        assert set(fractions) == {
+            "agc_clipped",
+            "agc_clipped/weights",
+            "agc_clipped/gains_biases",
+        }
+        # Units whose gradient is exactly zero are never clipped.
+        assert all(abs(float(value) - want) < 0.1 for value in fractions.values())
+    off = dataclasses.replace(warm_recipe.optim, agc_clipping=None)
+    _, metrics = run_steps(dataclasses.replace(warm_recipe, optim=off), [batch_of(24)])
+    assert not [name for name in metrics if name.startswith("agc")]
+
+
+def test_mixing_halves_the_batch_and_softens_the_targets(warm_recipe):
+    augment = dataclasses.replace(
+        warm_recipe.augment, mixup_alpha=0.2, cutmix_alpha=1.0
+    )
+    recipe = dataclasses.replace(warm_recipe, augment=augment)
+    state, metrics = run_steps(recipe, [batch_of(48)], num_devices=2)
+    assert np.isfinite(metrics["loss"])
+    assert int(state.step) == 1
+
+
+def test_dropout_draws_differ_by_step_and_device(warm_recipe):
+    """With one image repeated, only the keys can make two steps' losses differ."""
+    recipe = dataclasses.replace(
+        warm_recipe,
+        drop_rate=0.5,
+        optim=dataclasses.replace(warm_recipe.optim, lr_per_256=1e-30),
+    )
+    same = {k: np.repeat(v[:1], 24, axis=0) for k, v in batch_of(24).items()}
+    losses = [
+        run_steps(recipe, [same] * n, num_devices=d)[1]["loss"]
+        for n, d in ((1, 1), (2, 1), (1, 2))
+    ]
+    assert len({float(loss) for loss in losses}) == 3
+    again = run_steps(recipe, [same], num_devices=1)[1]["loss"]
+    assert float(again) == float(losses[0])
+
+
+def test_soft_targets_by_hand():
+    targets = soft_targets(
+        jnp.array([0]), jnp.array([2]), jnp.array([0.75]), 4, label_smoothing=0.2
+    )
+    np.testing.assert_allclose(targets, [[0.65, 0.05, 0.25, 0.05]], rtol=1e-6)
+
+
+def test_cross_entropy_by_hand():
+    """Uniform logits over 8 classes cost log 8, whatever the target."""
+    loss = softmax_cross_entropy(
+        jnp.zeros((1, 8), jnp.bfloat16), jnp.full((1, 8), 0.125)
+    )
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, [np.log(8)], rtol=1e-6)

@@ -1,0 +1,96 @@
+"""The work directory: one run's, written whole or not at all."""
+
+import json
+import os
+import shutil
+
+import pytest
+from helpers import recipe_of
+
+from nfnets.errors import UserError
+from nfnets.training import workdir
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return recipe_of("digits")
+
+
+def test_another_recipe_is_refused_with_the_difference(tmp_path, recipe):
+    workdir.claim(tmp_path, recipe)
+    workdir.claim(tmp_path, recipe)  # the same again is fine
+    before = (tmp_path / "config.json").read_bytes()
+    other = recipe_of("digits", seed=1, optim__momentum=0.8)
+    message = r"seed: 0 -> 1; optim\.momentum: 0\.9 -> 0\.8"
+    with pytest.raises(UserError, match=message):
+        workdir.claim(tmp_path, other)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_settings_that_change_no_number_may_differ(tmp_path, recipe):
+    workdir.claim(tmp_path, recipe)
+    workdir.claim(tmp_path, recipe_of("digits", data__threads=7, eval__batch_size=9))
+
+
+def test_a_damaged_config_is_not_taken_for_a_new_directory(tmp_path, recipe):
+    (tmp_path / "config.json").write_text('{"name": ')
+    with pytest.raises(UserError, match=r"cannot read .*config\.json"):
+        workdir.claim(tmp_path, recipe)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, recipe):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(UserError, match=f"cannot write .*{place}.*--workdir"):
+            workdir.claim(place, recipe)
+
+
+def test_too_little_space_is_said_before_the_run(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    workdir.check_space(tmp_path, state_bytes=400_000)
+    with pytest.raises(UserError, match=r"0\.00 GB free, checkpoints need 2\.20 GB"):
+        workdir.check_space(tmp_path, state_bytes=1_000_000_000)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
+        workdir.append_row(tmp_path, {"step": 1})
+
+
+def test_floats_read_back_to_the_same_bits(tmp_path):
+    values = [0.1, 1 / 3, 6.880019041795541e-07, 1.0000001192092896]
+    workdir.append_row(tmp_path, {"step": 1, "values": values})
+    assert workdir.read_rows(tmp_path) == [{"step": 1, "values": values}]
+
+
+def test_a_torn_last_line_is_dropped_and_no_other(tmp_path):
+    assert not workdir.drop_torn_row(tmp_path)
+    workdir.append_row(tmp_path, {"step": 1})
+    assert not workdir.drop_torn_row(tmp_path)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "train/lo')
+    assert workdir.drop_torn_row(tmp_path)
+    assert workdir.read_rows(tmp_path) == [{"step": 1}]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "report.md"
+    workdir.write_atomically(path, "old")
+
+    def fail(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="No space left"):
+        workdir.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.md"]
+
+
+def test_config_json_is_the_recipe(tmp_path, recipe):
+    workdir.claim(tmp_path, recipe)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert type(recipe).from_config(stored) == recipe
