@@ -1,0 +1,103 @@
+"""CIFAR-10 from a folder of images, with any model: ``cifar10``, ``cifar10_<model>``.
+
+    python experiments/run.py --config=cifar10 --config.data.source=folder:PATH
+
+PATH holds ``train/CLASS/*`` and ``test/CLASS/*``. ``cifar10`` is a small NF-ResNet with
+AGC that two CPU cores train in a quarter of an hour (docs/cifar10.md has a run);
+``cifar10_nfnet_f0`` and its like keep the named network, with a stem that does not
+shrink the 32 x 32 images, and a longer schedule for an accelerator. Zero padding, crops
+and flips are the usual CIFAR augmentation; the optimizer is the NFNets' with a
+larger clipping threshold, since the batch is small (arXiv 2102.06171, Sec. 4.1).
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+from nfnets.registry import list_models
+
+VARIANTS = ("", *list_models())
+
+# How a network family sees 32 x 32 pixels: its stem does not shrink them.
+_STEMS: dict[str, dict[str, Any]] = {
+    "nfnet": {"stem_strides": (1, 1, 1, 1)},
+    "nf_resnet": {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False},
+    "nf_seresnet": {"stem_kernel": 3, "stem_stride": 1, "stem_pool": False},
+    "nf_regnet": {"stem_stride": 1},
+}
+_SMALL: dict[str, Any] = {
+    "depths": (1, 2, 2),
+    "widths": (64, 128, 256),
+    "strides": (2, 2, 2),
+    "stem_channels": 64,
+    "bottleneck_ratio": 0.5,
+    "se_ratio": 0.25,
+    "skip_gain_init": 1.0,
+}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    config = ConfigDict()
+    config.name = f"cifar10_{variant}" if variant else "cifar10"
+    config.model = variant or "nf_resnet50"
+    family = next(name for name in _STEMS if config.model.startswith(name))
+    config.model_overrides = ConfigDict(_STEMS[family] | ({} if variant else _SMALL))
+    config.dtype = "bfloat16" if variant else "float32"
+    config.num_epochs = 100.0 if variant else 6.0
+    config.batch_size = 256 if variant else 128
+    config.accumulation_steps = 1
+    config.seed = 0
+    config.image_size = 32
+    config.drop_rate = 0.1
+    config.stochastic_depth_rate = 0.1 if variant else 0.0
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.999
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 500
+    config.max_nonfinite_steps = 20
+
+    config.data = ConfigDict()
+    config.data.source = "folder:cifar10"
+    config.data.num_train = 50000
+    config.data.num_classes = 10
+    config.data.class_map = config_dict.placeholder(str)
+    config.data.max_damaged = 0.001
+    config.data.threads = 8 if variant else 1
+
+    config.augment = ConfigDict()
+    config.augment.crop = "pad"
+    config.augment.crop_pad = 4
+    config.augment.crop_area = (0.08, 1.0)
+    config.augment.crop_aspect = (3 / 4, 4 / 3)
+    config.augment.flip_rate = 0.5
+    config.augment.interpolation = "bilinear"
+    config.augment.antialias = False
+    config.augment.mixup_alpha = 0.0
+    config.augment.cutmix_alpha = 0.0
+    config.augment.randaugment_layers = 0
+    config.augment.randaugment_magnitude = config_dict.placeholder(float)
+
+    config.optim = ConfigDict()
+    config.optim.lr_per_256 = 0.4
+    config.optim.lr_end = 0.0
+    config.optim.warmup_epochs = 5.0 if variant else 0.5
+    config.optim.momentum = 0.9
+    config.optim.nesterov = True
+    config.optim.weight_decay = 5e-5
+    config.optim.no_decay = (r"(gain|bias)$",)
+    config.optim.agc_clipping = 0.08
+    config.optim.agc_eps = 1e-3
+    config.optim.no_clip = (r"^head/kernel$",)
+
+    config.sam = ConfigDict()
+    config.sam.rho = 0.0
+    config.sam.batch_fraction = 0.2
+
+    config.eval = ConfigDict()
+    config.eval.every_epochs = 10.0 if variant else 2.0
+    config.eval.batch_size = 500
+    config.eval.image_size = 32
+    config.eval.crop = "resize"
+    config.eval.interpolation = "bilinear"
+    config.eval.antialias = False
+    return config

@@ -1,0 +1,86 @@
+"""An NFNet of 0.2 M parameters on scikit-learn's handwritten digits: runs anywhere.
+
+    python experiments/run.py --config=digits
+
+The NFNet recipe (AGC, Nesterov momentum, warmup-cosine, moving average, masked weight
+decay) on 1437 real 8 x 8 images, tested on the other 360. It needs no download, takes
+about a minute on two cores, and reaches 98 % or more; a broken AGC, average or schedule
+does not.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = ("",)
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.name = "digits"
+    config.model = "nfnet_f0"
+    # NFNet-F0's block at widths and strides for 8 x 8 pixels.
+    config.model_overrides = ConfigDict()
+    config.model_overrides.depths = (1, 2, 1)
+    config.model_overrides.widths = (64, 128, 128)
+    config.model_overrides.strides = (1, 2, 2)
+    config.model_overrides.stem_channels = (16, 16, 32)
+    config.model_overrides.stem_strides = (1, 1, 1, 1)
+    config.model_overrides.group_size = 32
+    config.dtype = "float32"
+    config.num_epochs = 25.0
+    config.batch_size = 64
+    config.accumulation_steps = 1
+    config.seed = 0
+    config.image_size = 8
+    config.drop_rate = 0.2
+    config.stochastic_depth_rate = 0.1
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.99
+    config.log_every_steps = 20
+    config.checkpoint_every_steps = 100
+    config.max_nonfinite_steps = 20
+
+    config.data = ConfigDict()
+    config.data.source = "digits"
+    config.data.num_train = 1437
+    config.data.num_classes = 10
+    config.data.class_map = config_dict.placeholder(str)
+    config.data.max_damaged = 0.0
+    config.data.threads = 1
+
+    config.augment = ConfigDict()
+    config.augment.crop = "pad"
+    config.augment.crop_pad = 1
+    config.augment.crop_area = (0.08, 1.0)
+    config.augment.crop_aspect = (3 / 4, 4 / 3)
+    config.augment.flip_rate = 0.0  # a mirrored digit is not that digit
+    config.augment.interpolation = "bilinear"
+    config.augment.antialias = False
+    config.augment.mixup_alpha = 0.0
+    config.augment.cutmix_alpha = 0.0
+    config.augment.randaugment_layers = 0
+    config.augment.randaugment_magnitude = config_dict.placeholder(float)
+
+    config.optim = ConfigDict()
+    config.optim.lr_per_256 = 0.4
+    config.optim.lr_end = 0.0
+    config.optim.warmup_epochs = 2.0
+    config.optim.momentum = 0.9
+    config.optim.nesterov = True
+    config.optim.weight_decay = 2e-5
+    config.optim.no_decay = (r"(gain|bias)$",)
+    config.optim.agc_clipping = 0.08
+    config.optim.agc_eps = 1e-3
+    config.optim.no_clip = (r"^head/kernel$",)
+
+    config.sam = ConfigDict()
+    config.sam.rho = 0.0
+    config.sam.batch_fraction = 0.2
+
+    config.eval = ConfigDict()
+    config.eval.every_epochs = 5.0
+    config.eval.batch_size = 120
+    config.eval.image_size = 8
+    config.eval.crop = "resize"
+    config.eval.interpolation = "bilinear"
+    config.eval.antialias = False
+    return config

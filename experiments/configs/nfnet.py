@@ -1,0 +1,87 @@
+"""NFNet-F0 ... F7 on ImageNet (Brock et al. 2021, arXiv 2102.06171, App. A).
+
+    python experiments/run.py --config=nfnet_f1
+
+As the official code trains them: SGD with Nesterov momentum 0.9 and AGC 0.01, batch
+4096, 360 epochs, warmup over 5, cosine to 0; mixup, cutmix, RandAugment with 4 layers;
+everything is clipped but the classifier's weight matrix, and weight decay is not put on
+gains and biases. Image sizes, dropout and RandAugment magnitude are the variant's, so
+``--config.model=nfnet_f4`` changes them too. ``nfnet_f6_sam`` and its like add SAM with
+rho 0.05 and the ascent on a fifth of the batch, which the paper used for F6.
+
+Expected top-1 at the test size, of the released weights (official README): F0 83.6,
+F1 84.7, F2 85.1, F3 85.7, F4 85.9, F5 86.0, F6+SAM 86.5.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+_SIZES = tuple(f"f{i}" for i in range(8))
+VARIANTS = (*_SIZES, *(f"{size}_sam" for size in _SIZES))
+
+
+def get_config(variant: str = "f0") -> ConfigDict:
+    size, _, sam = variant.partition("_")
+    config = ConfigDict()
+    config.name = f"nfnet_{variant}"
+    config.model = f"nfnet_{size}"
+    config.model_overrides = ConfigDict()
+    config.dtype = "bfloat16"
+    config.num_epochs = 360.0
+    config.batch_size = 4096
+    config.accumulation_steps = 1
+    config.seed = 0
+    config.image_size = config_dict.placeholder(int)  # None: the variant's
+    config.drop_rate = config_dict.placeholder(float)  # None: the variant's
+    config.stochastic_depth_rate = 0.25
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.99999
+    config.log_every_steps = 100
+    config.checkpoint_every_steps = 1000
+    config.max_nonfinite_steps = 20
+
+    config.data = ConfigDict()
+    config.data.source = "tfds:imagenet2012"
+    config.data.num_train = 1281167
+    config.data.num_classes = 1000
+    config.data.class_map = config_dict.placeholder(str)
+    config.data.max_damaged = 0.001
+    config.data.threads = 16
+
+    config.augment = ConfigDict()
+    config.augment.crop = "random_resized"
+    config.augment.crop_pad = 0
+    config.augment.crop_area = (0.08, 1.0)
+    config.augment.crop_aspect = (3 / 4, 4 / 3)
+    config.augment.flip_rate = 0.5
+    config.augment.interpolation = "bicubic"
+    config.augment.antialias = False
+    config.augment.mixup_alpha = 0.2
+    config.augment.cutmix_alpha = 1.0
+    config.augment.randaugment_layers = 4
+    # None: the variant's.
+    config.augment.randaugment_magnitude = config_dict.placeholder(float)
+
+    config.optim = ConfigDict()
+    config.optim.lr_per_256 = 0.1
+    config.optim.lr_end = 0.0
+    config.optim.warmup_epochs = 5.0
+    config.optim.momentum = 0.9
+    config.optim.nesterov = True
+    config.optim.weight_decay = 2e-5
+    config.optim.no_decay = (r"(gain|bias)$",)
+    config.optim.agc_clipping = 0.01
+    config.optim.agc_eps = 1e-3
+    config.optim.no_clip = (r"^head/kernel$",)
+
+    config.sam = ConfigDict()
+    config.sam.rho = 0.05 if sam else 0.0
+    config.sam.batch_fraction = 0.2
+
+    config.eval = ConfigDict()
+    config.eval.every_epochs = 4.0
+    config.eval.batch_size = 512
+    config.eval.image_size = config_dict.placeholder(int)  # None: the variant's
+    config.eval.crop = "resize_crop"
+    config.eval.interpolation = "bicubic"
+    config.eval.antialias = False
+    return config

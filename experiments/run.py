@@ -1,0 +1,188 @@
+"""Trains any model under any recipe: ``python experiments/run.py --config=nfnet_f1``.
+
+The same command again goes on where the last one stopped. Exit status: 0 the run is
+complete, 2 a mistake in the command, data or settings (one line says which), 3 the
+numbers went non-finite, 75 interrupted and saved, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from nfnets.errors import UserError
+
+CONFIG_DIR = Path(__file__).resolve().parent / "configs"
+
+EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
+EXIT_INTERRUPTED = 75
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    "config", None, "NAME (see --list) or path/file.py:variant."
+)
+flags.DEFINE_string("workdir", None, "Work directory; default runs/NAME.")
+flags.DEFINE_bool("list", False, "List configs and models, and exit.")
+flags.DEFINE_bool("print_config", False, "Print the resolved recipe as JSON, and exit.")
+flags.DEFINE_bool("dry_run", False, "Parameters, MACs, memory, one synthetic step.")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command and returns its exit status."""
+    from nfnets.training.config_files import rewrite_argv
+
+    try:
+        arguments, name = rewrite_argv(argv, CONFIG_DIR)
+        parse_flags(arguments)
+        if FLAGS.list:
+            return print_names()
+        if name is None:
+            raise UserError(
+                "give --config=NAME; --config=digits runs anywhere (--list)"
+            )
+        return run_config(name, shlex.join(["python", *argv]))
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def parse_flags(arguments: list[str]) -> None:
+    """Parses with absl; its errors and the config library's become one line."""
+    try:
+        rest = FLAGS(arguments)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        message = str(error).strip("'\"").split("\n")[0]
+        raise UserError(f"{message} (--print_config shows all fields)") from error
+    if len(rest) > 1:
+        raise UserError(
+            f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"
+        )
+
+
+def run_config(name: str, command: str) -> int:
+    """Trains, dry-runs or prints the config that the flags hold."""
+    from nfnets.training.config_files import load_config
+    from nfnets.training.recipe import Recipe
+    from nfnets.training.typed_config import differences
+
+    recipe = Recipe.from_config(FLAGS.config)
+    named = Recipe.from_config(load_config(name, CONFIG_DIR))
+    changes = differences(named.to_dict(), recipe.to_dict())
+    if FLAGS.print_config:
+        print(json.dumps(describe(recipe) | {"changes": changes}, indent=2))
+        return EXIT_COMPLETE
+    use_compilation_cache()
+    if FLAGS.dry_run:
+        from nfnets.training.dry_run import dry_run
+
+        dry_run(recipe)
+        return EXIT_COMPLETE
+    return train(recipe, command, changes)
+
+
+def train(recipe: Any, command: str, changes: dict[str, str]) -> int:
+    """Trains to the end, or until a signal; prints what was written."""
+    from nfnets.training.loop import NonFiniteError, train_and_evaluate
+
+    directory = Path(FLAGS.workdir or Path("runs") / recipe.name)
+    try:
+        result = train_and_evaluate(
+            recipe,
+            directory,
+            log=lambda message: print(message, flush=True),
+            stop_requested=stop_on_signals(),
+            command=command,
+            changes=changes,
+        )
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_NON_FINITE
+    if not result.complete:
+        print(f"interrupted and saved at step {result.step}; the same command goes on")
+        return EXIT_INTERRUPTED
+    for prefix, weights in (("eval", "last weights"), ("eval_ema", "moving average")):
+        if result.row and f"{prefix}/top1" in result.row:
+            top1, examples = (result.row[f"{prefix}/{k}"] for k in ("top1", "examples"))
+            print(f"result   {top1:.2%} top-1 on {examples} test images ({weights})")
+    written = [*result.files, directory / "metrics.jsonl", directory / "checkpoints"]
+    print(f"wrote    {', '.join(str(path) for path in written)}")
+    return EXIT_COMPLETE
+
+
+def describe(recipe: Any) -> dict[str, Any]:
+    """The recipe's facts, and what follows from them."""
+    return {
+        "recipe": recipe.to_dict(),
+        "derived": {
+            "peak_lr": recipe.peak_lr,
+            "steps_per_epoch": recipe.steps_per_epoch,
+            "total_steps": recipe.total_steps,
+            "warmup_steps": recipe.warmup_steps,
+            "eval_every_steps": recipe.eval_every_steps,
+            "eval_image_size": recipe.eval_image_size,
+            "stages": [
+                vars(stage) | {"augment": vars(stage.augment)}
+                for stage in recipe.stages
+            ],
+        },
+    }
+
+
+def print_names() -> int:
+    """Prints all config and model names."""
+    from nfnets.registry import list_models
+    from nfnets.training.config_files import list_configs
+
+    for title, names in (
+        ("configs", list_configs(CONFIG_DIR)),
+        ("models", list_models()),
+    ):
+        print(f"{title}:")
+        for listed in names:
+            print(f"  {listed}")
+    return EXIT_COMPLETE
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """Catches SIGTERM and SIGINT; the function says whether one came.
+
+    A second one ends the program at once.
+    """
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        name = signal.Signals(number).name
+        print(f"{name}: saving, then leaving (again: leave now)", file=sys.stderr)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, remember)
+    return lambda: bool(received)
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled steps between runs, per user; JAX's own variable overrides."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        jax.config.update(
+            "jax_compilation_cache_dir", str(Path(base) / "nfnets-flax" / "xla")
+        )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,317 @@
+"""The real program, as a person runs it: ends, errors, kills, signals, resuming."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers import ROOT
+
+TINY_FLAGS = (
+    "--config=digits",
+    "--config.model_overrides.depths=(1,1)",
+    "--config.model_overrides.widths=(16,32)",
+    "--config.model_overrides.strides=(1,2)",
+    "--config.model_overrides.stem_channels=(8,8,8)",
+    "--config.model_overrides.group_size=8",
+    "--config.batch_size=48",
+    "--config.num_epochs=3",
+    "--config.eval.every_epochs=1",
+    "--config.checkpoint_every_steps=8",
+    "--config.log_every_steps=3",
+)
+STEPS = 89  # 1437 images * 3 epochs // 48
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    """One device, and compiled steps shared between the runs of these tests."""
+    cache = tmp_path_factory.mktemp("compiled")
+    return os.environ | {
+        "XLA_FLAGS": "",
+        "JAX_NUMPY_RANK_PROMOTION": "allow",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
+
+
+@pytest.fixture(scope="session")
+def start(environment, tmp_path_factory):
+    """Starts experiments/run.py in an empty directory; gives the process."""
+    home = tmp_path_factory.mktemp("home")
+
+    def start_program(*flags, **variables):
+        return subprocess.Popen(
+            [sys.executable, ROOT / "experiments" / "run.py", *flags],
+            env=environment | variables,
+            cwd=home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start_program
+
+
+@pytest.fixture(scope="session")
+def run(start):
+    """Runs it to the end; gives (status, stdout, stderr)."""
+
+    def run_program(*flags, **variables):
+        process = start(*flags, **variables)
+        out, err = process.communicate(timeout=300)
+        return process.returncode, out, err
+
+    return run_program
+
+
+def train(run, workdir, *flags):
+    return run(*TINY_FLAGS, f"--workdir={workdir}", *flags)
+
+
+def rows_of(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def numbers_by_step(workdir):
+    """All values but the speed, by step; a step done twice must agree with itself."""
+    found = {}
+    for row in rows_of(workdir):
+        for key, value in row.items():
+            if key in ("train/images_per_second", "event"):
+                continue
+            assert found.setdefault((row["step"], key), value) == value
+    return found
+
+
+@pytest.fixture(scope="session")
+def finished(run, tmp_path_factory):
+    """An uninterrupted run: its directory and what it printed."""
+    workdir = tmp_path_factory.mktemp("finished")
+    status, out, err = train(run, workdir)
+    assert status == 0, err
+    return workdir, out
+
+
+def test_a_run_learns_and_names_its_files(finished):
+    workdir, out = finished
+    named = re.search(r"wrote    (.*)", out)[1].split(", ")
+    for path in named:
+        assert os.path.exists(path), path
+    assert {os.path.basename(path) for path in named} == {
+        "metrics.jsonl",
+        "metrics.csv",
+        "curves.png",
+        "report.md",
+        "checkpoints",
+    }
+    assert list(workdir.glob("events.out.tfevents.*"))
+    final = [row for row in rows_of(workdir) if "eval_ema/top1" in row][-1]
+    assert final["step"] == STEPS
+    assert final["eval/examples"] == final["eval_ema/examples"] == 360
+    assert final["eval/top1"] > 0.5  # chance is 0.1
+    assert final["eval/top1"] <= final["eval/top5"] <= 1
+
+
+def test_rows_have_the_documented_keys(finished):
+    workdir, _ = finished
+    rows = rows_of(workdir)
+    train_row = next(row for row in rows if "train/loss" in row)
+    assert set(train_row) == {
+        "step",
+        "epoch",
+        "train/loss",
+        "train/top1",
+        "train/learning_rate",
+        "train/grad_norm",
+        "train/agc_clipped",
+        "train/agc_clipped/weights",
+        "train/agc_clipped/gains_biases",
+        "train/skipped_total",
+        "train/damaged_images",
+        "train/images_per_second",
+    }
+    steps = [row["step"] for row in rows if "train/loss" in row]
+    assert steps == [*range(3, STEPS, 3), STEPS]
+    assert len([row for row in rows if "eval/top1" in row]) == 3
+
+
+def test_report_says_what_was_run(finished):
+    workdir, _ = finished
+    report = (workdir / "report.md").read_text()
+    for part in (
+        "--config.num_epochs=3",
+        "- `num_epochs`: 25.0 -> 3.0",
+        "1437 training and 360 test images",
+        "moving average",
+        "jax 0.",
+        '"agc_clipping"',
+    ):
+        assert part in report
+    png = (workdir / "curves.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+
+
+def test_running_again_changes_nothing(run, finished):
+    workdir, out = finished
+    before = numbers_by_step(workdir)
+    status, again, _ = train(run, workdir)
+    assert status == 0
+    assert numbers_by_step(workdir) == before
+    assert "compile" not in again
+    result = re.compile(r"result .*")
+    assert result.findall(again) == result.findall(out)
+
+
+def wait_for_rows(process, workdir, count):
+    deadline = time.monotonic() + 200
+    while len(rows_of(workdir)) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_killed_twice_and_resumed_equals_uninterrupted(start, finished, tmp_path):
+    moments = sorted(random.sample(range(1, 25), 2))  # rows written before the kill
+    print("killed after rows", moments)
+    for rows in moments:
+        process = start(*TINY_FLAGS, f"--workdir={tmp_path}")
+        wait_for_rows(process, tmp_path, rows + len(rows_of(tmp_path)) * (rows > 12))
+        time.sleep(random.random() * 0.1)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        process.communicate()
+    process = start(*TINY_FLAGS, f"--workdir={tmp_path}")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert numbers_by_step(tmp_path) == numbers_by_step(finished[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_exits_75(start, run, finished, tmp_path, number):
+    process = start(*TINY_FLAGS, f"--workdir={tmp_path}")
+    wait_for_rows(process, tmp_path, 4)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 75, err
+    step = int(re.search(r"interrupted and saved at step (\d+)", out)[1])
+    status, out, err = train(run, tmp_path)
+    assert status == 0, err
+    assert f"resume   from step {step}" in out  # nothing was lost
+    assert numbers_by_step(tmp_path) == numbers_by_step(finished[0])
+
+
+def only_error(result):
+    """The one line of a user error: status 2, no traceback."""
+    status, _, err = result
+    assert status == 2, err
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), r"give --config=NAME; --config=digits runs anywhere"),
+        (("--config=nfnet_f11",), r"unknown config 'nfnet_f11'; did you mean nfnet_f1"),
+        (("--config=no/such.py",), r"no config file no/such\.py"),
+        (("--config=digits", "--config.sed=1"), r"sed.*seed"),
+        (("--config=digits", "--config.seed=abc"), r"seed.*abc"),
+        (("--config=digits", "--config.model=nfnet_f11"), r"unknown model.*nfnet_f1"),
+        (("--config=digits", "--config.batch_size=-1"), r"batch_size is -1"),
+        (("--config=digits", "--confg.seed=1"), r"confg"),
+        (("--config=digits", "seed=1"), r"unexpected argument 'seed=1'"),
+        (
+            ("--config=digits", "--config.data.source=folder:/no/where"),
+            r"/no/where.*--config=digits",
+        ),
+        (("--config=nfnet_f0",), r"tfds.*folder:"),
+        (("--config=digits", "--config.data.source=cifar"), r"'cifar'.*folder:"),
+        (
+            ("--config=digits", "--config.optim.no_clip=classifier"),
+            r"'classifier' matches no parameter",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, flags, message):
+    workdir = tmp_path / "run"
+    line = only_error(run(*flags, f"--workdir={workdir}"))
+    assert re.search(message, line), line
+    assert not workdir.exists()  # nothing half-written
+
+
+def test_batch_that_does_not_divide_over_devices(run, tmp_path):
+    flags = "--xla_force_host_platform_device_count=3"
+    line = only_error(
+        run(
+            *TINY_FLAGS,
+            "--config.batch_size=64",
+            f"--workdir={tmp_path}",
+            XLA_FLAGS=flags,
+        )
+    )
+    assert "batch_size 64 does not divide over 3 devices" in line
+    assert "--config.batch_size=63" in line
+
+
+def test_workdir_of_another_config(run, finished):
+    workdir, _ = finished
+    before = {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()}
+    line = only_error(train(run, workdir, "--config.seed=5"))
+    assert "seed: 0 -> 5" in line
+    assert {p: p.read_bytes() for p in workdir.iterdir() if p.is_file()} == before
+
+
+def test_workdir_that_cannot_be_written(run, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in only_error(train(run, tmp_path / "file"))
+
+
+def test_non_finite_numbers_stop_the_run_with_status_3(run, tmp_path):
+    status, _, err = train(
+        run,
+        tmp_path,
+        "--config.optim.lr_per_256=1e30",
+        "--config.optim.warmup_epochs=0",
+        "--config.max_nonfinite_steps=5",
+    )
+    assert status == 3, err
+    assert "updates in a row were not finite" in err
+    rows = [row for row in rows_of(tmp_path) if "train/loss" in row]
+    assert rows[-1]["train/skipped_total"] >= 5
+    assert rows[-1]["train/loss"] is None
+
+
+def test_list_names_configs_and_models(run):
+    status, out, _ = run("--list")
+    assert status == 0
+    assert {"digits", "nfnet_f0", "nfnet_f6_sam", "nf_regnet_b8"} <= set(out.split())
+
+
+def test_print_config_shows_formulas_after_overrides(run):
+    status, out, _ = run(
+        "--config.batch_size=8192", "--print_config", "--config", "nfnet_f1"
+    )
+    assert status == 0
+    shown = json.loads(out)
+    assert shown["derived"]["peak_lr"] == 3.2
+    assert shown["derived"]["total_steps"] == 1281167 * 360 // 8192
+    assert shown["changes"] == {"batch_size": "4096 -> 8192"}
+    assert shown["recipe"]["optim"]["agc_clipping"] == 0.01
+
+
+def test_dry_run_needs_no_data(run, tmp_path):
+    status, out, err = run(
+        *TINY_FLAGS, "--dry_run", "--config.data.source=folder:/none"
+    )
+    assert status == 0, err
+    assert re.search(r"model .*M parameters, .* GMACs at 8 px", out)
+    assert re.search(r"memory .* GB a device of", out)
+    assert re.search(r"step .*synthetic data, loss \d", out)
