@@ -1,8 +1,12 @@
 """Trains any model under any recipe: ``python experiments/run.py --config=nfnet_f1``.
 
-The same command again goes on where the last one stopped. Exit status: 0 the run is
-complete, 2 a mistake in the command, data or settings (one line says which), 3 the
-numbers went non-finite, 75 interrupted and saved, 1 anything else.
+The same command again goes on where the last one stopped. Any field of a config can be
+set by ``--config.FIELD=VALUE`` (``None`` where the field may be absent); --print_config
+shows them all, --list the names of configs and models.
+
+Exit status: 0 the run is complete, 2 a mistake in the command, data or settings (one line
+says which), 3 the numbers went non-finite, 75 interrupted and saved, 76 stopped by the
+watchdog, 1 anything else.
 """
 
 from __future__ import annotations
@@ -17,10 +21,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
+try:
+    from absl import flags
+    from ml_collections import config_flags
 
-from nfnets.errors import UserError
+    from nfnets.errors import UserError
+    from nfnets.training.config_files import load_config, rewrite_argv
+    from nfnets.training.recipe import Recipe
+    from nfnets.training.typed_config import differences
+except ImportError as missing:
+    sys.exit(f'error: {missing}; training needs: pip install ".[train]"')
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 
@@ -39,8 +49,10 @@ flags.DEFINE_bool("dry_run", False, "Parameters, MACs, memory, one synthetic ste
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit status."""
-    from nfnets.training.config_files import rewrite_argv
-
+    stop_requested = stop_on_signals()
+    if {"--help", "-h", "-help"} & set(argv[1:]):
+        print(f"{__doc__}\n{FLAGS.module_help(sys.modules[__name__])}")
+        return EXIT_COMPLETE
     try:
         arguments, name = rewrite_argv(argv, CONFIG_DIR)
         parse_flags(arguments)
@@ -50,18 +62,28 @@ def main(argv: list[str]) -> int:
             raise UserError(
                 "give --config=NAME; --config=digits runs anywhere (--list)"
             )
-        return run_config(name, shlex.join(["python", *argv]))
+        return run_config(name, shlex.join(["python", *argv]), stop_requested)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except ImportError as error:
+        print(
+            f'error: {error}; training needs: pip install ".[train]"', file=sys.stderr
+        )
         return EXIT_USER_ERROR
 
 
 def parse_flags(arguments: list[str]) -> None:
     """Parses with absl; its errors and the config library's become one line."""
+    absent = [a for a in arguments if a.startswith("--config.") and a.endswith("=None")]
     try:
-        rest = FLAGS(arguments)
+        rest = FLAGS([a for a in arguments if a not in absent])
+        for argument in absent:
+            path = argument.removeprefix("--config.").removesuffix("=None")
+            with FLAGS.config.ignore_type():
+                FLAGS.config.update_from_flattened_dict({path: None})
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = str(error).strip("'\"").split("\n")[0]
+        message = str(error).replace("'", "").replace('"', "").split("\n")[0]
         raise UserError(f"{message} (--print_config shows all fields)") from error
     if len(rest) > 1:
         raise UserError(
@@ -69,12 +91,8 @@ def parse_flags(arguments: list[str]) -> None:
         )
 
 
-def run_config(name: str, command: str) -> int:
+def run_config(name: str, command: str, stop_requested: Callable[[], bool]) -> int:
     """Trains, dry-runs or prints the config that the flags hold."""
-    from nfnets.training.config_files import load_config
-    from nfnets.training.recipe import Recipe
-    from nfnets.training.typed_config import differences
-
     recipe = Recipe.from_config(FLAGS.config)
     named = Recipe.from_config(load_config(name, CONFIG_DIR))
     changes = differences(named.to_dict(), recipe.to_dict())
@@ -87,20 +105,27 @@ def run_config(name: str, command: str) -> int:
 
         dry_run(recipe)
         return EXIT_COMPLETE
-    return train(recipe, command, changes)
+    return train(recipe, command, changes, stop_requested)
 
 
-def train(recipe: Any, command: str, changes: dict[str, str]) -> int:
+def train(
+    recipe: Recipe,
+    command: str,
+    changes: dict[str, str],
+    stop_requested: Callable[[], bool],
+) -> int:
     """Trains to the end, or until a signal; prints what was written."""
     from nfnets.training.loop import NonFiniteError, train_and_evaluate
 
+    if "://" in (FLAGS.workdir or ""):
+        raise UserError(f"--workdir={FLAGS.workdir} is not a local directory, use one")
     directory = Path(FLAGS.workdir or Path("runs") / recipe.name)
     try:
         result = train_and_evaluate(
             recipe,
             directory,
             log=lambda message: print(message, flush=True),
-            stop_requested=stop_on_signals(),
+            stop_requested=stop_requested,
             command=command,
             changes=changes,
         )
@@ -119,7 +144,7 @@ def train(recipe: Any, command: str, changes: dict[str, str]) -> int:
     return EXIT_COMPLETE
 
 
-def describe(recipe: Any) -> dict[str, Any]:
+def describe(recipe: Recipe) -> dict[str, Any]:
     """The recipe's facts, and what follows from them."""
     return {
         "recipe": recipe.to_dict(),
@@ -164,8 +189,8 @@ def stop_on_signals() -> Callable[[], bool]:
         del frame
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
-        name = signal.Signals(number).name
-        print(f"{name}: saving, then leaving (again: leave now)", file=sys.stderr)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping: saving, then leaving (again: leave now)\n")
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -128,6 +129,10 @@ VARIANTS: Mapping[str, NFRegNetConfig] = {
         weight_decay=None,
     ),
 }
+
+
+# What images of about 32 x 32 pixels need: a stem that does not shrink them.
+SMALL_IMAGES: Mapping[str, Any] = {"stem_stride": 1}
 
 
 def blocks(row: NFRegNetConfig, stochastic_depth_rate: float) -> tuple[BlockSpec, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -59,6 +60,14 @@ VARIANTS: Mapping[str, NFResNetConfig] = {
         f"nf_seresnet{n}": NFResNetConfig(depths=d, se_ratio=0.25)
         for n, d in _DEPTHS.items()
     },
+}
+
+
+# What images of about 32 x 32 pixels need: a stem that does not shrink them.
+SMALL_IMAGES: Mapping[str, Any] = {
+    "stem_kernel": 3,
+    "stem_stride": 1,
+    "stem_pool": False,
 }
 
 

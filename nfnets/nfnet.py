@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -33,7 +34,6 @@ class NFNetConfig:
     eval_size: int
     drop_rate: float  # dropout before the classifier
     randaugment_magnitude: int
-    randaugment_layers: int = 4
     stochastic_depth_rate: float = 0.25
     widths: tuple[int, ...] = (256, 512, 1536, 1536)  # output channels per stage
     strides: tuple[int, ...] = (1, 2, 2, 2)
@@ -115,6 +115,10 @@ _F_PLUS_SERIES: dict[str, NFNetConfig] = {
 }
 
 VARIANTS: Mapping[str, NFNetConfig] = {**_F_SERIES, **_F_PLUS_SERIES}
+
+
+# What images of about 32 x 32 pixels need: a stem that does not shrink them.
+SMALL_IMAGES: Mapping[str, Any] = {"stem_strides": (1, 1, 1, 1)}
 
 
 def blocks(row: NFNetConfig, stochastic_depth_rate: float) -> tuple[BlockSpec, ...]:

@@ -17,7 +17,8 @@ from nfnets.errors import UserError, did_you_mean
 if typing.TYPE_CHECKING:
     import flax.linen as nn
 
-# One line per family: a module with VARIANTS (name -> frozen row) and build(row, ...).
+# One line per family: a module with VARIANTS (name -> frozen row), SMALL_IMAGES (fields
+# of a row for images of about 32 pixels) and build(row, ...).
 # This is the only place that knows them; they are imported when first asked for.
 FAMILIES: tuple[str, ...] = (
     "nfnets.nfnet",
@@ -57,6 +58,11 @@ def get_variant(name: str, **overrides: Any) -> Any:
     """
     row = importlib.import_module(family_of(name)).VARIANTS[name]
     return _replace(name, row, overrides)
+
+
+def small_image_overrides(name: str) -> dict[str, Any]:
+    """Fields of a model's row that keep its stem from shrinking small images."""
+    return dict(importlib.import_module(family_of(name)).SMALL_IMAGES)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden_fill import fill, golden_input
+from golden_fill import golden_arrays, golden_images
 from helpers import recipe_of, with_changes
 
 from nfnets.agc import adaptive_grad_clip, default_unit_axes, unitwise_norm
@@ -37,14 +37,13 @@ def want(golden):
 def f0(golden):
     """Parameters, loss and gradient of NFNet-F0 at 64 px, labels 3 and 7."""
     shapes = golden("nfnet_param_lists")["nfnet_f0"]
-    arrays = {name: fill(name, shape) for name, shape in shapes.items()}
-    params = convert_haiku("nfnet_f0", arrays)["params"]
+    params = convert_haiku("nfnet_f0", golden_arrays(shapes))["params"]
     model = create_model("nfnet_f0", num_classes=1000)
     labels = jnp.array([3, 7])
     targets = soft_targets(labels, labels, jnp.ones(2), 1000, label_smoothing=0.1)
 
     def loss_fn(params):
-        logits = model.apply({"params": params}, golden_input(64), train=False)
+        logits = model.apply({"params": params}, golden_images(64), train=False)
         return jnp.mean(softmax_cross_entropy(logits, targets))
 
     loss, grads = jax.jit(jax.value_and_grad(loss_fn))(params)

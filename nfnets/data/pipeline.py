@@ -36,7 +36,8 @@ class TrainIterator(Iterator[Batch]):
     """Training batches in step order; see :func:`make_train_iter`.
 
     Attributes:
-        damaged: damaged images met in the batches handed out so far.
+        damaged: damaged images met since the start of the run, in the batches handed
+            out so far.
     """
 
     def __init__(
@@ -44,9 +45,12 @@ class TrainIterator(Iterator[Batch]):
         batches: Prefetcher[tuple[Batch, list[DamagedImage]]],
         max_damaged: float,
         log: Callable[[str], None],
+        *,
+        damaged: int,
+        seen: int,
     ):
-        self.damaged = 0
-        self._seen = 0
+        self.damaged = damaged
+        self._seen = seen
         self._named: set[str] = set()
         self._batches = batches
         self._max_damaged = max_damaged
@@ -100,6 +104,7 @@ def make_train_iter(
     max_damaged: float,
     threads: int,
     log: Callable[[str], None],
+    damaged: int = 0,
 ) -> TrainIterator:
     """Batches of steps ``start_step`` to ``num_steps - 1``.
 
@@ -116,6 +121,7 @@ def make_train_iter(
         max_damaged: share of the images seen that may be damaged; 10 always may.
         threads: that decode; the batches do not depend on it.
         log: is told of each damaged record once.
+        damaged: damaged images met before ``start_step``.
 
     Returns:
         An iterator of ``image`` uint8 ``[D, B, S, S, 3]`` and ``label`` int32
@@ -148,7 +154,13 @@ def make_train_iter(
         return _split_over_devices(batch, num_devices), damaged
 
     keys = range(start_step, num_steps)
-    return TrainIterator(Prefetcher(make, keys, pool), max_damaged, log)
+    return TrainIterator(
+        Prefetcher(make, keys, pool),
+        max_damaged,
+        log,
+        damaged=damaged,
+        seen=start_step * images_per_step,
+    )
 
 
 def make_eval_iter(

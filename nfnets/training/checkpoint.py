@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,7 @@ class Restored:
     Attributes:
       state: NumPy arrays in the structure of the target.
       record: the JSON record saved with it.
-      skipped: steps that are newer but damaged, newest first.
+      skipped: newer steps that are damaged and were moved aside, newest first.
     """
 
     state: TrainState
@@ -74,8 +76,13 @@ def flat_arrays(state: TrainState) -> dict[str, np.ndarray]:
 
 def digest(array: np.ndarray) -> str:
     """Sha256 over an array's shape, dtype and bytes."""
-    header = f"{array.shape} {array.dtype.name} ".encode()
-    return hashlib.sha256(header + np.ascontiguousarray(array).tobytes()).hexdigest()
+    found = hashlib.sha256(f"{array.shape} {array.dtype.name} ".encode())
+    found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def _digest_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def save(
@@ -99,13 +106,18 @@ def save(
     arrays = flat_arrays(state)
     # A copy: orbax writes the record in its own time.
     record = copy.deepcopy(record)
-    record["sha256"] = {path: digest(array) for path, array in arrays.items()}
+    digests = {path: digest(array) for path, array in arrays.items()}
+    saved = {
+        "record": record,
+        "sha256": digests,
+        "record_sha256": _digest_json(record),
+    }
 
     def start() -> None:
         manager.save(
             int(state.step),
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record)
+                state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(saved)
             ),
             metrics={"score": NOT_EVALUATED if score is None else score},
             force=True,
@@ -149,7 +161,8 @@ def restore_latest(
       log: is told which steps were damaged, and why.
 
     Returns:
-      The checkpoint, or None when the folder holds none at all.
+      The checkpoint, or None when the folder holds none at all. Newer damaged ones
+      are kept under another name, so that their steps can be saved again.
 
     Raises:
       UserError: there are checkpoints but none is whole. Nothing is changed.
@@ -160,9 +173,10 @@ def restore_latest(
             state, record = _read(manager, step, target)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            log(f"checkpoint {step} is damaged and left alone: {reason[:200]}")
+            log(f"checkpoint {step} is damaged: {reason[:200]}")
             damaged.append(step)
         else:
+            _move_aside(manager, damaged, log)
             return Restored(state, record, tuple(damaged))
     if damaged:
         names = ", ".join(map(str, damaged))
@@ -171,6 +185,18 @@ def restore_latest(
             f"restore a copy, or use another --workdir"
         )
     return None
+
+
+def _move_aside(
+    manager: ocp.CheckpointManager, steps: list[int], log: Callable[[str], None]
+) -> None:
+    for step in steps:
+        folder = Path(manager.directory) / str(step)
+        aside = folder.with_name(f"damaged_{step}_{time.time_ns()}")
+        folder.rename(aside)
+        log(f"checkpoint {step} is kept as {aside.name}")
+    if steps:
+        manager.reload()
 
 
 def _read(
@@ -183,8 +209,10 @@ def _read(
             state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore()
         ),
     )
-    arrays, record = restored["state"], restored["record"]
-    digests = record.pop("sha256")
+    arrays, saved = restored["state"], restored["record"]
+    record, digests = saved["record"], saved["sha256"]
+    if _digest_json(record) != saved["record_sha256"]:
+        raise ValueError("its record is not what was saved (sha256 differs)")
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(target)
     leaves = []
     for path, leaf in paths_and_leaves:

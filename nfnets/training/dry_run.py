@@ -17,7 +17,7 @@ from nfnets.initialize import init_variables
 from nfnets.training import parallel
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.recipe import Recipe
-from nfnets.training.session import abstract_batch, abstract_variables, compile_step
+from nfnets.training.session import abstract_batch, compile_step
 from nfnets.training.state import init_state
 
 
@@ -49,7 +49,7 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
         f"recipe   {recipe.name}: {recipe.total_steps} steps of {recipe.batch_size} "
         f"images, peak learning rate {recipe.peak_lr:g}, {recipe.dtype}"
     )
-    shapes = abstract_variables(model, stage.image_size)
+    shapes = flops.abstract_variables(model, stage.image_size)
     tx = make_optimizer(recipe, shapes["params"])
     keep_ema = recipe.ema_decay is not None
     abstract = jax.eval_shape(lambda v: init_state(v, tx, keep_ema=keep_ema), shapes)

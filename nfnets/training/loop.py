@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, workdir
@@ -24,6 +24,7 @@ from nfnets.training.metrics import Row, window_row
 from nfnets.training.progress import Progress
 from nfnets.training.recipe import Recipe, Stage
 from nfnets.training.report import write_reports
+from nfnets.training.saving import must_be_saved, save, settle
 from nfnets.training.session import (
     Log,
     Position,
@@ -36,9 +37,8 @@ from nfnets.training.session import (
 )
 from nfnets.training.state import TrainState
 from nfnets.training.steps import make_eval_step
+from nfnets.training.watchdog import Watchdog
 
-# Saves that may fail in a row before the run gives up.
-MAX_FAILED_SAVES = 3
 # Steps the host may be ahead of the device: bounds the batches that wait there.
 STEPS_AHEAD = 2
 
@@ -88,23 +88,30 @@ def train_and_evaluate(
       UserError: the data, the directory or a setting cannot be used.
       NonFiniteError: ``max_nonfinite_steps`` updates in a row were skipped.
     """
-    run = prepare(recipe, directory, log, stop_requested, command, changes or {})
-    recipe = run.recipe
-    folder = directory / workdir.CHECKPOINTS
-    with contextlib.closing(run.board), checkpoint.open_manager(folder) as manager:
+    workdir.make_writable(directory)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(workdir.locked(directory))
+        run = prepare(recipe, directory, log, stop_requested, command, changes or {})
+        stack.callback(run.board.close)
+        watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
+        manager = stack.enter_context(
+            checkpoint.open_manager(directory / workdir.CHECKPOINTS)
+        )
         state, position = restore_or_init(run, manager, log)
-        with Progress(
-            recipe.total_steps, position.step, recipe.steps_per_epoch
-        ) as progress:
-            for stage, last_step in stage_ends(recipe):
-                if position.step <= last_step and not stop_requested():
-                    state = train_stage(
-                        run, stage, last_step, state, position, manager, progress
-                    )
-        checkpoint.finish(manager)
-    rows = [row for row in workdir.read_rows(directory) if "eval/top1" in row]
-    files = write_reports(directory, recipe, run.facts)
-    complete = position.evaluated_step == recipe.total_steps
+        progress = stack.enter_context(Progress(run.recipe, position.step))
+        for stage, last_step in stage_ends(run.recipe):
+            if position.step <= last_step and not stop_requested():
+                trainer = Trainer(run, manager, progress, watchdog, position)
+                state = train_stage(trainer, stage, last_step, state)
+        must_be_saved(manager, position, progress)
+    return result_of(run, position)
+
+
+def result_of(run: Run, position: Position) -> Result:
+    """Writes the reports a last time and says how the run ended."""
+    files = write_reports(run.directory, run.recipe, run.facts)
+    rows = [row for row in workdir.read_rows(run.directory) if "eval/top1" in row]
+    complete = position.evaluated_step == run.recipe.total_steps
     return Result(complete, position.step, rows[-1] if rows else None, tuple(files))
 
 
@@ -114,52 +121,72 @@ def stage_ends(recipe: Recipe) -> Iterator[tuple[Stage, int]]:
     return zip(recipe.stages, ends, strict=True)
 
 
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """What training needs at hand: the run, and where its doings go."""
+
+    run: Run
+    manager: Any
+    progress: Progress
+    watchdog: Watchdog
+    position: Position
+
+
 def train_stage(
-    run: Run,
-    stage: Stage,
-    last_step: int,
-    state: TrainState,
-    position: Position,
-    manager: Any,
-    progress: Progress,
+    trainer: Trainer, stage: Stage, last_step: int, state: TrainState
 ) -> TrainState:
     """Trains to the end of one stage, or until asked to stop (and saves then)."""
+    run, position, progress = trainer.run, trainer.position, trainer.progress
     recipe = run.recipe
-    eval_step = parallel.pmap_eval_step(make_eval_step(run.model))
-
-    def evaluate_and_save(state: TrainState) -> bool:
-        """Does what is due after ``position.step``; says whether anything was."""
-        score = None
-        evaluation_due = is_due(position.step, recipe.eval_every_steps, recipe)
-        if evaluation_due and position.evaluated_step != position.step:
-            score = log_evaluation(run, eval_step, state, position, progress)
-        save_due = evaluation_due or is_due(
-            position.step, recipe.checkpoint_every_steps, recipe
-        )
-        if save_due:
-            save(manager, state, position, score, progress)
-        return save_due
-
-    evaluate_and_save(state)  # a run that was stopped while evaluating does it now
+    # Evaluation is in float32 whatever the training dtype, as in the official code.
+    eval_step = parallel.pmap_eval_step(
+        make_eval_step(run.model.clone(dtype=jnp.float32))
+    )
+    evaluate_and_save(trainer, eval_step, state)  # if it was stopped while evaluating
     if position.step < last_step and not run.stop_requested():
         train_step = compile_step(recipe, stage, run.model, run.tx, state, progress.say)
+        trainer.watchdog.touch()
         speed = Speed(position.step, recipe.batch_size)
-        with make_batches(
-            run, stage, position.step, last_step, progress.say
-        ) as batches:
+        with make_batches(run, stage, position, last_step, progress.say) as batches:
             for host_batch in batches:
-                state, metrics = train_step(state, parallel.place_batch(host_batch))
-                add_to_window(position, metrics)
-                progress.advance()
-                if is_due(position.step, recipe.log_every_steps, recipe):
-                    log_window(run, position, speed, batches.damaged, progress)
-                if evaluate_and_save(state):
-                    speed.restart(position.step)
                 if run.stop_requested():
                     break
+                state, metrics = train_step(state, parallel.place_batch(host_batch))
+                add_to_window(position, metrics)
+                position.damaged = batches.damaged
+                progress.advance()
+                trainer.watchdog.touch()
+                if is_due(position.step, recipe.log_every_steps, recipe):
+                    log_window(trainer, speed)
+                if evaluate_and_save(trainer, eval_step, state):
+                    speed.restart(position.step)
     if run.stop_requested():
-        save(manager, state, position, None, progress)
+        save(trainer.manager, state, None, position, progress)
     return state
+
+
+def evaluate_and_save(trainer: Trainer, eval_step: Any, state: TrainState) -> bool:
+    """Does what is due after ``position.step`` steps; says whether anything was."""
+    position, recipe = trainer.position, trainer.run.recipe
+    score = None
+    evaluation_due = is_due(position.step, recipe.eval_every_steps, recipe)
+    evaluated = evaluation_due and position.evaluated_step != position.step
+    if evaluated:
+        try:
+            score = log_evaluation(trainer, eval_step, state)
+        except BaseException:
+            # What was trained is kept, whatever happened.
+            save(trainer.manager, state, None, position, trainer.progress)
+            must_be_saved(trainer.manager, position, trainer.progress)
+            raise
+    save_due = evaluation_due or is_due(
+        position.step, recipe.checkpoint_every_steps, recipe
+    )
+    if save_due:
+        save(trainer.manager, state, score, position, trainer.progress)
+    if evaluated:
+        renew_reports(trainer)
+    return save_due
 
 
 def is_due(step: int, every: float, recipe: Recipe) -> bool:
@@ -194,96 +221,62 @@ def add_to_window(position: Position, metrics: dict[str, Any]) -> None:
         jax.block_until_ready(position.window[-1 - STEPS_AHEAD])
 
 
-def fetch_window(position: Position) -> None:
-    """Brings the window's metrics to the host as Python numbers (exact)."""
-    position.window = [
-        {name: np.asarray(value).item() for name, value in metrics.items()}
-        for metrics in jax.device_get(position.window)
-    ]
-
-
-def log_window(
-    run: Run, position: Position, speed: Speed, damaged: int, progress: Progress
-) -> None:
+def log_window(trainer: Trainer, speed: Speed) -> None:
     """Writes the row of the steps since the last one.
 
     Raises:
       NonFiniteError: too many updates in a row were skipped.
     """
-    fetch_window(position)
-    recipe, window = run.recipe, position.window
+    run, position = trainer.run, trainer.position
+    position.fetch_window()
+    window, position.window = position.window, []
     values = window_row(window)
-    values["train/damaged_images"] = damaged
+    values["train/damaged_images"] = position.damaged
     values["train/images_per_second"] = speed.read(position.step)
-    position.window = []
-    progress.show(log_row(run, position, values))
+    trainer.progress.show(log_row(run, position, values))
     in_a_row = max(metrics["skipped_in_a_row"] for metrics in window)
-    if in_a_row >= recipe.max_nonfinite_steps:
+    if in_a_row >= run.recipe.max_nonfinite_steps:
+        settle(trainer.manager, position, trainer.progress)
+        last = position.saved_step
         raise NonFiniteError(
             f"{in_a_row} updates in a row were not finite, up to step {position.step}; "
-            f"the last checkpoint is step {position.saved_step}; lower "
-            f"--config.optim.lr_per_256 or --config.optim.agc_clipping"
+            f"the last checkpoint is {f'step {last}' if last >= 0 else 'none yet'}; "
+            f"lower --config.optim.lr_per_256 or --config.optim.agc_clipping"
         )
 
 
-def log_evaluation(
-    run: Run, eval_step: Any, state: TrainState, position: Position, progress: Progress
-) -> float | None:
-    """Evaluates the weights and their average, writes the row, renews the reports.
+def log_evaluation(trainer: Trainer, eval_step: Any, state: TrainState) -> float | None:
+    """Evaluates the weights and their average, and writes the row.
 
     Returns:
       The top-1 accuracy that decides which checkpoint is best; None when stopped.
     """
+    run, position = trainer.run, trainer.position
     variables = {"eval": {"params": state.params, "batch_stats": state.batch_stats}}
     if run.recipe.ema_decay is not None:
         variables["eval_ema"] = {
             "params": state.ema_params,
             "batch_stats": state.ema_batch_stats,
         }
-    values = evaluate(
-        eval_step, variables, run.test_source, run.recipe, run.stop_requested
-    )
+
+    def stop_requested() -> bool:
+        trainer.watchdog.touch()
+        return run.stop_requested()
+
+    values = evaluate(eval_step, variables, run.test_source, run.recipe, stop_requested)
     if values is None:
         return None
     log_row(run, position, values)
     position.evaluated_step = position.step
-    shown = "  ".join(
-        f"{prefix} top1 {values[f'{prefix}/top1']:.2%}" for prefix in variables
-    )
-    progress.say(f"eval     step {position.step}  {shown}")
-    write_reports(run.directory, run.recipe, run.facts)
+    shown = "  ".join(f"{p} top1 {values[f'{p}/top1']:.2%}" for p in variables)
+    trainer.progress.say(f"eval     step {position.step}  {shown}")
     return values[f"{list(variables)[-1]}/top1"]
 
 
-def save(
-    manager: Any,
-    state: TrainState,
-    position: Position,
-    score: float | None,
-    progress: Progress,
-) -> None:
-    """Saves unless this step is saved already; bears a failure, but not many.
-
-    Raises:
-      UserError: ``MAX_FAILED_SAVES`` saves in a row failed.
-    """
-    if position.saved_step == position.step:
-        return
-    fetch_window(position)
-    record = {
-        "step": position.step,
-        "window": position.window,
-        "evaluated_step": position.evaluated_step,
-    }
+def renew_reports(trainer: Trainer) -> None:
+    """Writes the reports; what keeps them from being written does not end training."""
+    run = trainer.run
     try:
-        checkpoint.save(manager, state, record, score)
-    except OSError as error:
-        position.failed_saves += 1
-        progress.say(f"{error}; training goes on")
-        if position.failed_saves >= MAX_FAILED_SAVES:
-            raise UserError(
-                f"{error}; that was {MAX_FAILED_SAVES} times in a row; free some space "
-                f"and run the same command again"
-            ) from error
-    else:
-        position.saved_step, position.failed_saves = position.step, 0
+        write_reports(run.directory, run.recipe, run.facts)
+    except (UserError, ImportError) as error:
+        trainer.progress.say(f"no report: {error}")

@@ -18,7 +18,7 @@ import optax
 from nfnets.agc import AdaptiveGradClipState, adaptive_grad_clip, default_unit_axes
 from nfnets.errors import UserError
 from nfnets.training.recipe import OptimConfig, Recipe
-from nfnets.training.schedules import warmup_cosine
+from nfnets.training.schedules import warmup_cosine, warmup_exponential
 
 # (decayed, clipped) -> the official code's name of that parameter group.
 GROUP_NAMES = {
@@ -66,9 +66,19 @@ def param_groups(params: Any, optim: OptimConfig) -> Any:
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
     """The recipe's schedule, a function of the number of updates made before."""
+    optim = recipe.optim
+    if optim.schedule == "exponential":
+        assert optim.decay_rate is not None  # Recipe.from_config has checked
+        assert optim.decay_epochs is not None
+        return warmup_exponential(
+            peak=recipe.peak_lr,
+            decay_rate=optim.decay_rate,
+            warmup_steps=recipe.warmup_steps,
+            decay_steps=optim.decay_epochs * recipe.steps_per_epoch,
+        )
     return warmup_cosine(
         peak=recipe.peak_lr,
-        end=recipe.optim.lr_end,
+        end=optim.lr_end,
         warmup_steps=recipe.warmup_steps,
         total_steps=recipe.total_steps,
     )

@@ -9,6 +9,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from nfnets.training.metrics import Row
+from nfnets.training.recipe import Recipe
 
 # Off a terminal, a plain line at most this often.
 SECONDS_BETWEEN_LINES = 5.0
@@ -18,21 +19,17 @@ class Progress:
     """Shows steps, speed, loss, accuracy and the time left.
 
     Args:
-      total_steps: of the whole run.
+      recipe: for the number of steps.
       first_step: steps done before this start.
-      steps_per_epoch: for the epoch shown.
     """
 
-    def __init__(
-        self, total_steps: int, first_step: int, steps_per_epoch: float
-    ) -> None:
-        self._total = total_steps
+    def __init__(self, recipe: Recipe, first_step: int) -> None:
+        self._total = recipe.total_steps
         self._first = first_step
-        self._steps_per_epoch = steps_per_epoch
         self._started: float | None = None
         self._last_line = 0.0
         self._bar = tqdm(
-            total=total_steps,
+            total=self._total,
             initial=first_step,
             unit="step",
             dynamic_ncols=True,

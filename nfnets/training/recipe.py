@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from nfnets import registry
 from nfnets.data.augment import AugmentConfig, EvalCrop
 from nfnets.errors import UserError
+from nfnets.training.recipe_check import check
 from nfnets.training.typed_config import from_mapping
 
 
@@ -26,7 +27,7 @@ class DataConfig:
       source: ``digits``, ``folder:PATH``, ``synthetic`` or ``tfds:NAME``.
       num_train: training images the recipe was written for; the opened source's own
         number replaces it (``Recipe.for_source``).
-      num_classes: classes, likewise.
+      num_classes: width of the classifier; the source may hold fewer classes.
       class_map: file that maps folder names to labels; None sorts the names.
       max_damaged: share of the images seen, in [0, 1], that may be damaged before a run
         stops (never before 10 are).
@@ -43,11 +44,14 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """SGD with momentum, AGC and masked weight decay (NFNets, Sec. 4.1 and App. A).
+    """SGD with momentum, AGC and masked weight decay (NFNets, App. A).
 
     Attributes:
+      schedule: ``cosine`` or ``exponential``, both after the warmup.
       lr_per_256: peak learning rate for a batch of 256; it scales with the batch.
-      lr_end: learning rate at the last step.
+      lr_end: learning rate at the last step of ``cosine``.
+      decay_rate: factor of ``exponential``, in (0, 1]; None with ``cosine``.
+      decay_epochs: epochs per factor of ``exponential``; None with ``cosine``.
       warmup_epochs: linear warmup from 0, in epochs.
       momentum: in [0, 1).
       nesterov: whether the momentum is Nesterov's.
@@ -58,8 +62,11 @@ class OptimConfig:
       no_clip: regexes on paths of parameters that AGC leaves alone.
     """
 
+    schedule: Literal["cosine", "exponential"]
     lr_per_256: float
     lr_end: float
+    decay_rate: float | None
+    decay_epochs: float | None
     warmup_epochs: float
     momentum: float
     nesterov: bool
@@ -72,7 +79,7 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SamConfig:
-    """Sharpness-aware minimisation (arXiv 2010.01412; NFNets, App. A, for F6).
+    """Sharpness-aware minimisation (arXiv 2010.01412), as NFNet-F6 was trained with.
 
     Attributes:
       rho: radius of the ascent step; 0 switches SAM off.
@@ -128,7 +135,12 @@ class Recipe:
     Attributes:
       name: the config's name.
       model: any name of ``nfnets.registry``.
-      model_overrides: fields of the model's variant row to replace.
+      reference_model: the model that the recipe was written for. ``model_overrides``
+        are for it alone, and where "the model variant's" value is asked for and
+        ``model`` has none, this one's is taken.
+      model_overrides: fields of the reference model's variant row to replace.
+      small_images: whether networks get their family's stem for small images
+        (``registry.small_image_overrides``), which does not shrink them.
       dtype: of convolutions and activations; parameters stay float32.
       num_epochs: passes over the training images, may be fractional.
       batch_size: images per optimizer step, over all devices and micro-batches.
@@ -142,11 +154,15 @@ class Recipe:
       log_every_steps: steps per row of ``metrics.jsonl``.
       checkpoint_every_steps: steps between checkpoints.
       max_nonfinite_steps: stop after this many skipped updates in a row.
+      watchdog_minutes: end the program when no step, evaluation batch or compilation
+        finished for so long (None: never).
     """
 
     name: str
     model: str
+    reference_model: str
     model_overrides: Mapping[str, Any]
+    small_images: bool
     dtype: Literal["float32", "bfloat16"]
     num_epochs: float
     batch_size: int
@@ -160,6 +176,7 @@ class Recipe:
     log_every_steps: int
     checkpoint_every_steps: int
     max_nonfinite_steps: int
+    watchdog_minutes: float | None
     data: DataConfig
     augment: AugmentConfig
     optim: OptimConfig
@@ -183,17 +200,22 @@ class Recipe:
         """The recipe as nested plain values; ``from_config`` reads it back."""
         return dataclasses.asdict(self)
 
-    def for_source(self, num_train: int, num_classes: int) -> Recipe:
-        """The recipe for a data set of this many training images and classes."""
-        data = dataclasses.replace(
-            self.data, num_train=num_train, num_classes=num_classes
-        )
+    def for_source(self, num_train: int) -> Recipe:
+        """The recipe for a data set of this many training images."""
+        data = dataclasses.replace(self.data, num_train=num_train)
         return dataclasses.replace(self, data=data)
 
     @property
     def variant(self) -> Any:
         """The model's row of its VARIANTS table, with the overrides in place."""
-        return registry.get_variant(self.model, **self.model_overrides)
+        return registry.get_variant(self.model, **self.overrides)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Fields of the model's variant row that the recipe replaces."""
+        stem = registry.small_image_overrides(self.model) if self.small_images else {}
+        own = self.model_overrides if self.model == self.reference_model else {}
+        return {**stem, **own}
 
     @property
     def peak_lr(self) -> float:
@@ -223,12 +245,14 @@ class Recipe:
     @property
     def train_image_size(self) -> int:
         """Training pixels: ``image_size``, or else the model variant's."""
-        return self.image_size or self.variant.train_size
+        size = self.image_size
+        return self.variant.train_size if size is None else size
 
     @property
     def eval_image_size(self) -> int:
         """Test pixels: ``eval.image_size``, or else the model variant's."""
-        return self.eval.image_size or self.variant.eval_size
+        size = self.eval.image_size
+        return self.variant.eval_size if size is None else size
 
     @property
     def eval_crop(self) -> EvalCrop:
@@ -258,7 +282,7 @@ class Recipe:
             self.model,
             num_classes=self.data.num_classes,
             dtype=jnp.dtype(self.dtype),
-            **self.model_overrides,
+            **self.overrides,
         )
         return model.clone(
             drop_rate=self.stages[0].drop_rate, stochastic_depth_rate=rate
@@ -273,57 +297,13 @@ class Recipe:
         return dataclasses.replace(self.augment, randaugment_magnitude=magnitude)
 
     def _or_variant(self, field: str, value: float | None) -> float:
-        """``value``, or the variant's own value of ``field`` when it is None."""
+        """``value``, or the model variant's own value of ``field`` when it is None."""
         if value is not None:
             return value
-        value = getattr(self.variant, field, None)
-        if value is None:
-            raise UserError(
-                f"{field} is None, which means the model's own, but {self.model} has "
-                f"none; give the config a number"
-            )
-        return float(value)
-
-
-def check(recipe: Recipe) -> None:
-    """Raises a UserError that names the first field whose value cannot work."""
-    registry.get_variant(recipe.model, **recipe.model_overrides)
-    positive = {
-        "num_epochs": recipe.num_epochs,
-        "batch_size": recipe.batch_size,
-        "accumulation_steps": recipe.accumulation_steps,
-        "log_every_steps": recipe.log_every_steps,
-        "checkpoint_every_steps": recipe.checkpoint_every_steps,
-        "max_nonfinite_steps": recipe.max_nonfinite_steps,
-        "image_size": recipe.train_image_size,
-        "eval.image_size": recipe.eval_image_size,
-        "eval.batch_size": recipe.eval.batch_size,
-        "eval.every_epochs": recipe.eval.every_epochs,
-        "data.threads": recipe.data.threads,
-        "data.num_train": recipe.data.num_train,
-        "optim.lr_per_256": recipe.optim.lr_per_256,
-        "optim.agc_eps": recipe.optim.agc_eps,
-        "sam.batch_fraction": recipe.sam.batch_fraction,
-    }
-    if recipe.optim.agc_clipping is not None:
-        positive["optim.agc_clipping"] = recipe.optim.agc_clipping
-    for field, value in positive.items():
-        if not value > 0:
-            raise UserError(f"config.{field} is {value}, it must be positive")
-    rates = {
-        "label_smoothing": recipe.label_smoothing,
-        "optim.momentum": recipe.optim.momentum,
-        "drop_rate": recipe.drop_rate or 0.0,
-        "stochastic_depth_rate": recipe.stochastic_depth_rate or 0.0,
-        "ema_decay": recipe.ema_decay or 0.0,
-        "data.max_damaged": recipe.data.max_damaged,
-        "augment.flip_rate": recipe.augment.flip_rate / 2,
-    }
-    for field, value in rates.items():
-        if not 0 <= value < 1:
-            raise UserError(f"config.{field} is {value}, it must be in [0, 1)")
-    if recipe.sam.rho < 0 or recipe.sam.batch_fraction > 1:
+        for row in (self.variant, registry.get_variant(self.reference_model)):
+            if getattr(row, field, None) is not None:
+                return float(getattr(row, field))
         raise UserError(
-            f"config.sam is {recipe.sam}: rho must be >= 0, batch_fraction in (0, 1]"
+            f"{field} is None, which means the model's own, but neither {self.model} "
+            f"nor {self.reference_model} has one; give the config a number"
         )
-    recipe.stages  # noqa: B018 - resolves what is None, or says what is missing

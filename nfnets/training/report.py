@@ -121,7 +121,7 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
                 axes.set_yscale("log")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100)
-    path.write_bytes(buffer.getvalue())
+    write_atomically(path, buffer.getvalue())
 
 
 def report_text(rows: Sequence[Row], recipe: Recipe, facts: RunFacts) -> str:

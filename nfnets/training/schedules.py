@@ -34,6 +34,30 @@ def warmup_cosine(
     return schedule
 
 
+def warmup_exponential(
+    peak: float, decay_rate: float, warmup_steps: float, decay_steps: float
+) -> optax.Schedule:
+    """Linear warmup from 0, then a factor ``decay_rate`` after every ``decay_steps``.
+
+    Args:
+      peak: learning rate after ``warmup_steps``.
+      decay_rate: factor, in (0, 1].
+      warmup_steps: not rounded; 0 for none.
+      decay_steps: steps per factor, counted from the end of the warmup.
+
+    Returns:
+      A function from the step (0-based) to a float32 scalar.
+    """
+
+    def schedule(step: jax.typing.ArrayLike) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warmup = peak * step / max(warmup_steps, 1e-9)
+        power = jnp.floor((step - warmup_steps) / decay_steps)
+        return jnp.where(step < warmup_steps, warmup, peak * decay_rate**power)
+
+    return schedule
+
+
 def ema_ramp(decay: float, step: jax.typing.ArrayLike) -> jax.Array:
     """Averaging decay of a step: min(decay, (1 + step) / (10 + step)).
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
+from nfnets import flops
 from nfnets.data.mixing import check_mixing, partners
 from nfnets.data.pipeline import TrainIterator, make_train_iter
 from nfnets.data.sources import Source, open_source
@@ -23,6 +23,7 @@ from nfnets.training.recipe import Recipe, Stage
 from nfnets.training.report import RunFacts
 from nfnets.training.state import TrainState, init_state
 from nfnets.training.steps import make_train_step
+from nfnets.training.tensorboard import Board
 
 Log = Callable[[str], None]
 
@@ -38,27 +39,47 @@ class Run:
     train_source: Source
     test_source: Source
     facts: RunFacts
-    board: SummaryWriter
+    board: Board
     stop_requested: Callable[[], bool]
 
 
 @dataclasses.dataclass
 class Position:
-    """Where the host is, saved with every checkpoint so that rows resume exactly.
+    """Where the host is.
 
     Attributes:
       step: steps done.
       window: metrics of the steps since the last row, as float values.
+      damaged: damaged images met since the start of the run.
       evaluated_step: the last step that was evaluated, -1 before the first.
-      saved_step: the last step whose save was started, -1 before the first.
+      saved_step: the last step known to be on the disk, -1 before the first.
+      saving_step: the step whose save is under way, -1 when none is.
       failed_saves: in a row.
     """
 
-    step: int
-    window: list[dict[str, Any]]
+    step: int = 0
+    window: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    damaged: int = 0
     evaluated_step: int = -1
     saved_step: int = -1
+    saving_step: int = -1
     failed_saves: int = 0
+
+    def fetch_window(self) -> None:
+        """Brings the window's metrics to the host as Python numbers (exact)."""
+        self.window = [
+            {name: np.asarray(value).item() for name, value in metrics.items()}
+            for metrics in jax.device_get(self.window)
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """What is saved with a checkpoint, so that the next rows resume exactly."""
+        return {
+            "step": self.step,
+            "window": list(self.window),
+            "damaged": self.damaged,
+            "num_devices": len(parallel.devices()),
+        }
 
 
 def prepare(
@@ -79,13 +100,13 @@ def prepare(
         )
         for split in ("train", "test")
     )
-    recipe = recipe.for_source(len(train_source), train_source.num_classes)
+    recipe = recipe.for_source(len(train_source))
     num_devices = len(parallel.devices())
     parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
     for stage in recipe.stages:
         check_mixing(stage.augment, recipe.batch_size // num_devices)
     model = recipe.create_model()
-    shapes = abstract_variables(model, recipe.train_image_size)
+    shapes = flops.abstract_variables(model, recipe.train_image_size)
     tx = make_optimizer(recipe, shapes["params"])
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     platform = jax.local_devices()[0].platform
@@ -95,7 +116,7 @@ def prepare(
         num_params=num_params,
         devices=f"{num_devices} x {platform}",
         data=f"{recipe.data.source}: {len(train_source)} training and "
-        f"{len(test_source)} test images, {train_source.num_classes} classes",
+        f"{len(test_source)} test images, {recipe.data.num_classes} classes",
     )
     workdir.claim(directory, recipe)
     log(f"model    {recipe.model}: {num_params:,} parameters")
@@ -110,16 +131,9 @@ def prepare(
         train_source=train_source,
         test_source=test_source,
         facts=facts,
-        board=SummaryWriter(str(directory)),
+        board=Board(directory, log),
         stop_requested=stop_requested,
     )
-
-
-def abstract_variables(model: Any, image_size: int) -> Any:
-    """Shapes and dtypes of a model's variables; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), np.float32)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(lambda k, x: model.init(k, x, train=False), key, images)
 
 
 def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Position]:
@@ -130,19 +144,31 @@ def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Posit
     def initial(variables: Any) -> TrainState:
         return init_state(variables, run.tx, keep_ema=keep_ema)
 
-    target = jax.eval_shape(initial, abstract_variables(run.model, size))
+    target = jax.eval_shape(initial, flops.abstract_variables(run.model, size))
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(target))
     workdir.check_space(run.directory, state_bytes)
     restored = checkpoint.restore_latest(manager, target, log)
-    if restored is None:
-        variables = init_variables(run.model, jax.random.key(recipe.seed), size)
-        return parallel.place_state(initial(variables)), Position(step=0, window=[])
-    position = Position(**restored.record, saved_step=int(restored.state.step))
     if workdir.drop_torn_row(run.directory):
         log("the last line of metrics.jsonl was cut short by a crash; removed")
-    log(f"resume   from step {position.step}")
-    log_row(run, position, {"event": "resumed"})
-    return parallel.place_state(restored.state), position
+    rows = workdir.read_rows(run.directory)
+    if restored is None:
+        variables = init_variables(run.model, jax.random.key(recipe.seed), size)
+        state, position = initial(variables), Position()
+    else:
+        state, record = restored.state, dict(restored.record)
+        saved_on = record.pop("num_devices")
+        if saved_on != len(parallel.devices()):
+            log(
+                f"note     saved on {saved_on} devices: other random draws from here on"
+            )
+        position = Position(**record, saved_step=record["step"])
+        evaluated = {row["step"] for row in rows if "eval/top1" in row}
+        if position.step in evaluated:
+            position.evaluated_step = position.step
+    if rows:
+        log(f"resume   from step {position.step}")
+        log_row(run, position, {"event": "resumed"})
+    return parallel.place_state(state), position
 
 
 def log_row(run: Run, position: Position, values: Row) -> Row:
@@ -153,9 +179,7 @@ def log_row(run: Run, position: Position, values: Row) -> Row:
         **values,
     }
     workdir.append_row(run.directory, row)
-    for name, value in values.items():
-        if isinstance(value, int | float):
-            run.board.add_scalar(name, value, position.step)
+    run.board.write(position.step, values)
     return row
 
 
@@ -186,9 +210,9 @@ def compile_step(
 
 
 def make_batches(
-    run: Run, stage: Stage, first_step: int, last_step: int, log: Log
+    run: Run, stage: Stage, position: Position, last_step: int, log: Log
 ) -> TrainIterator:
-    """The batches of steps ``first_step`` to ``last_step`` - 1."""
+    """The batches of the steps from ``position.step`` to ``last_step`` - 1."""
     recipe = run.recipe
     return make_train_iter(
         run.train_source,
@@ -197,9 +221,10 @@ def make_batches(
         images_per_step=recipe.batch_size * partners(stage.augment),
         num_devices=len(parallel.devices()),
         seed=recipe.seed,
-        start_step=first_step,
+        start_step=position.step,
         num_steps=last_step,
         max_damaged=recipe.data.max_damaged,
         threads=recipe.data.threads,
         log=log,
+        damaged=position.damaged,
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from nfnets.data.mixing import mix, normalize
@@ -84,9 +85,9 @@ def accumulate(grad_fn: GradFn, num_micro_batches: int) -> GradFn:
 def sharpness_aware(grad_fn: GradFn, recipe: Recipe, axis_name: str) -> GradFn:
     """SAM: the gradient at params + rho * g / ||g|| (arXiv 2010.01412, Eq. 2).
 
-    The ascent gradient g sees the first ``sam.batch_fraction`` of each device's batch
-    (a fifth for NFNet-F6, NFNets App. A), rounded to whole images per micro-batch;
-    BatchNorm statistics, loss and logits are those of the second pass.
+    The ascent gradient g sees a ``sam.batch_fraction`` of each device's batch, evenly
+    spaced so that it has mixup and cutmix images alike, rounded to whole images per
+    micro-batch. BatchNorm statistics, loss and logits are those of the second pass.
     """
     # Differs: g is averaged over the devices, so that the result does not depend on
     # their number; the SAM paper perturbs by each device's own gradient.
@@ -99,7 +100,8 @@ def sharpness_aware(grad_fn: GradFn, recipe: Recipe, axis_name: str) -> GradFn:
     ) -> tuple[tuple[jax.Array, tuple[Any, jax.Array]], Any]:
         per_micro = recipe.sam.batch_fraction * images.shape[0] / micro_batches
         n = max(1, round(per_micro)) * micro_batches
-        _, ascent = grad_fn(params, batch_stats, images[:n], targets[:n], key)
+        rows = np.arange(n) * images.shape[0] // n
+        _, ascent = grad_fn(params, batch_stats, images[rows], targets[rows], key)
         ascent = jax.lax.pmean(ascent, axis_name)
         scale = rho / jnp.maximum(optax.tree.norm(ascent), 1e-12)
         perturbed = jax.tree.map(lambda p, g: p + scale * g, params, ascent)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +23,53 @@ CHECKPOINTS = "checkpoints"
 EXECUTION_FIELDS = frozenset({"data.threads", "eval.batch_size"})
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a whole text file or nothing.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a whole file or nothing; text is UTF-8.
 
     Raises:
       UserError: the disk is full or read-only; an older file stays as it was.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def claim(workdir: Path, recipe: Recipe) -> None:
-    """Makes the directory this recipe's, or checks that it already is.
+def make_writable(workdir: Path) -> None:
+    """Makes the directory if absent, and writes a probe.
 
     Raises:
-      UserError: it cannot be written, or it holds a run of another recipe (the
-        message shows the difference). Nothing in it is changed then.
+      UserError: it cannot be written.
     """
-    config = workdir / CONFIG
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".write_probe"
-        probe.write_bytes(b"x")
-        probe.unlink()
+        (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        for folder in (workdir, workdir / CHECKPOINTS):
+            probe = folder / ".write_probe"
+            probe.write_bytes(b"x")
+            probe.unlink()
     except OSError as error:
         raise UserError(
             f"cannot write to the work directory {workdir}: {error.strerror}; give "
             f"another --workdir"
         ) from error
+
+
+def claim(workdir: Path, recipe: Recipe) -> None:
+    """Makes a writable directory this recipe's, or checks that it already is.
+
+    A directory whose run has not logged a row yet may be taken over.
+
+    Raises:
+      UserError: it holds a run of another recipe (the message shows the difference).
+        Nothing in it is changed then.
+    """
+    config = workdir / CONFIG
     mine = json.loads(json.dumps(recipe.to_dict()))
-    if config.exists():
+    if config.exists() and (workdir / METRICS).exists():
         changed = differences(_read_config(config), mine)
         changed = {k: v for k, v in changed.items() if k not in EXECUTION_FIELDS}
         if changed:
@@ -79,8 +92,31 @@ def _read_config(path: Path) -> dict[str, Any]:
         ) from error
 
 
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps other processes of this machine out of the directory.
+
+    Raises:
+      UserError: another process is in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is training in {workdir}; wait for it, or use "
+                f"another --workdir"
+            ) from error
+        yield
+
+
 def check_space(workdir: Path, state_bytes: int) -> None:
-    """Checks that two checkpoints and one under way fit on the disk.
+    """Checks that two more checkpoints fit on the disk.
 
     Raises:
       UserError: they do not; says how much is free and needed.
@@ -123,8 +159,15 @@ def read_rows(workdir: Path) -> list[Row]:
     path = workdir / METRICS
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    rows = []
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f"line {number} of {path} is damaged; mend or remove it: {error}"
+            ) from error
+    return rows
 
 
 def drop_torn_row(workdir: Path) -> bool:

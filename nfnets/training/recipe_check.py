@@ -1,0 +1,86 @@
+"""Values that a recipe cannot have, each named by its path before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfnets.data.augment import check_augment, check_eval_crop
+from nfnets.errors import UserError
+
+if TYPE_CHECKING:
+    from nfnets.training.recipe import Recipe
+
+
+def check(recipe: Recipe) -> None:
+    """Raises a UserError that names the first field whose value cannot work."""
+    for field, value in _positive(recipe).items():
+        if value is not None and not value > 0:
+            raise UserError(f"config.{field} is {value}, it must be positive")
+    for field, value in _rates(recipe).items():
+        if value is not None and not 0 <= value < 1:
+            raise UserError(f"config.{field} is {value}, it must be in [0, 1)")
+    for field, value in _not_negative(recipe).items():
+        if not value >= 0:
+            raise UserError(f"config.{field} is {value}, it must not be negative")
+    if recipe.sam.batch_fraction > 1:
+        raise UserError(
+            f"config.sam.batch_fraction is {recipe.sam.batch_fraction}, expected (0, 1]"
+        )
+    if recipe.seed >= 2**63:
+        raise UserError(f"config.seed is {recipe.seed}, it must be below 2**63")
+    optim = recipe.optim
+    exponential = (optim.decay_rate, optim.decay_epochs)
+    if optim.schedule == "exponential" and None in exponential:
+        raise UserError(
+            "config.optim.schedule is exponential: give config.optim.decay_rate and "
+            "config.optim.decay_epochs"
+        )
+    check_eval_crop(recipe.eval_crop)
+    for stage in recipe.stages:
+        check_augment(stage.augment)
+
+
+def _positive(recipe: Recipe) -> dict[str, float | None]:
+    return {
+        "num_epochs": recipe.num_epochs,
+        "batch_size": recipe.batch_size,
+        "accumulation_steps": recipe.accumulation_steps,
+        "log_every_steps": recipe.log_every_steps,
+        "checkpoint_every_steps": recipe.checkpoint_every_steps,
+        "max_nonfinite_steps": recipe.max_nonfinite_steps,
+        "watchdog_minutes": recipe.watchdog_minutes,
+        "image_size": recipe.train_image_size,
+        "eval.image_size": recipe.eval_image_size,
+        "eval.batch_size": recipe.eval.batch_size,
+        "eval.every_epochs": recipe.eval.every_epochs,
+        "data.threads": recipe.data.threads,
+        "data.num_train": recipe.data.num_train,
+        "data.num_classes": recipe.data.num_classes,
+        "optim.lr_per_256": recipe.optim.lr_per_256,
+        "optim.decay_rate": recipe.optim.decay_rate,
+        "optim.decay_epochs": recipe.optim.decay_epochs,
+        "optim.agc_clipping": recipe.optim.agc_clipping,
+        "optim.agc_eps": recipe.optim.agc_eps,
+        "sam.batch_fraction": recipe.sam.batch_fraction,
+    }
+
+
+def _rates(recipe: Recipe) -> dict[str, float | None]:
+    return {
+        "label_smoothing": recipe.label_smoothing,
+        "optim.momentum": recipe.optim.momentum,
+        "drop_rate": recipe.drop_rate,
+        "stochastic_depth_rate": recipe.stochastic_depth_rate,
+        "ema_decay": recipe.ema_decay,
+        "data.max_damaged": recipe.data.max_damaged,
+    }
+
+
+def _not_negative(recipe: Recipe) -> dict[str, float]:
+    return {
+        "seed": recipe.seed,
+        "optim.lr_end": recipe.optim.lr_end,
+        "optim.warmup_epochs": recipe.optim.warmup_epochs,
+        "optim.weight_decay": recipe.optim.weight_decay,
+        "sam.rho": recipe.sam.rho,
+    }

@@ -1,0 +1,54 @@
+"""TensorBoard scalars, written at once: no thread that a full disk can hang."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
+
+
+class Board:
+    """Writes events beside the metrics; gives up with one line when it cannot.
+
+    Args:
+      directory: where TensorBoard will look.
+      log: is told when the file cannot be written.
+    """
+
+    def __init__(self, directory: Path, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._writer: Any = None
+        self._guarded(lambda: self._open(directory))
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Adds the numbers among ``values`` at this step."""
+        if self._writer is not None:
+            self._guarded(lambda: self._write(step, values))
+
+    def close(self) -> None:
+        """Closes the file; harmless when it was given up."""
+        if self._writer is not None:
+            self._guarded(self._writer.close)
+
+    def _open(self, directory: Path) -> None:
+        self._writer = EventsWriter(str(directory / "events"))
+
+    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                summary = scalar(name, value)
+                event = Event(wall_time=time.time(), step=step, summary=summary)
+                self._writer.write_event(event)
+        self._writer.flush()
+
+    def _guarded(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._writer = None
+            self._log(f"no TensorBoard events from here on: {error}")
