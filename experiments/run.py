@@ -4,14 +4,15 @@ The same command again goes on where the last one stopped. Any field of a config
 set by ``--config.FIELD=VALUE`` (``None`` where the field may be absent); --print_config
 shows them all, --list the names of configs and models.
 
-Exit status: 0 the run is complete, 2 a mistake in the command, data or settings (one line
-says which), 3 the numbers went non-finite, 75 interrupted and saved, 76 stopped by the
-watchdog, 1 anything else.
+Exit status: 0 the run is complete, 2 a mistake in the command, data or settings (one
+line says which), 3 the numbers went non-finite, 75 interrupted and saved, 76 stopped by
+the watchdog, 1 anything else.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -30,7 +31,8 @@ try:
     from nfnets.training.recipe import Recipe
     from nfnets.training.typed_config import differences
 except ImportError as missing:
-    sys.exit(f'error: {missing}; training needs: pip install ".[train]"')
+    print(f'error: {missing}; training needs: pip install ".[train]"', file=sys.stderr)
+    sys.exit(2)
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 
@@ -49,7 +51,6 @@ flags.DEFINE_bool("dry_run", False, "Parameters, MACs, memory, one synthetic ste
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit status."""
-    stop_requested = stop_on_signals()
     if {"--help", "-h", "-help"} & set(argv[1:]):
         print(f"{__doc__}\n{FLAGS.module_help(sys.modules[__name__])}")
         return EXIT_COMPLETE
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
             raise UserError(
                 "give --config=NAME; --config=digits runs anywhere (--list)"
             )
-        return run_config(name, shlex.join(["python", *argv]), stop_requested)
+        return run_config(name, shlex.join(["python", *argv]))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -76,14 +77,16 @@ def main(argv: list[str]) -> int:
 def parse_flags(arguments: list[str]) -> None:
     """Parses with absl; its errors and the config library's become one line."""
     absent = [a for a in arguments if a.startswith("--config.") and a.endswith("=None")]
+    # The config library reads overrides from sys.argv, where --config must come first.
+    sys.argv = [a for a in arguments if a not in absent]
     try:
-        rest = FLAGS([a for a in arguments if a not in absent])
+        rest = FLAGS(sys.argv)
         for argument in absent:
             path = argument.removeprefix("--config.").removesuffix("=None")
             with FLAGS.config.ignore_type():
                 FLAGS.config.update_from_flattened_dict({path: None})
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = str(error).replace("'", "").replace('"', "").split("\n")[0]
+        message = error.args[0] if error.args else error
         raise UserError(f"{message} (--print_config shows all fields)") from error
     if len(rest) > 1:
         raise UserError(
@@ -91,7 +94,7 @@ def parse_flags(arguments: list[str]) -> None:
         )
 
 
-def run_config(name: str, command: str, stop_requested: Callable[[], bool]) -> int:
+def run_config(name: str, command: str) -> int:
     """Trains, dry-runs or prints the config that the flags hold."""
     recipe = Recipe.from_config(FLAGS.config)
     named = Recipe.from_config(load_config(name, CONFIG_DIR))
@@ -105,16 +108,13 @@ def run_config(name: str, command: str, stop_requested: Callable[[], bool]) -> i
 
         dry_run(recipe)
         return EXIT_COMPLETE
-    return train(recipe, command, changes, stop_requested)
+    return train(recipe, command, changes)
 
 
-def train(
-    recipe: Recipe,
-    command: str,
-    changes: dict[str, str],
-    stop_requested: Callable[[], bool],
-) -> int:
+def train(recipe: Recipe, command: str, changes: dict[str, str]) -> int:
     """Trains to the end, or until a signal; prints what was written."""
+    stop_requested = stop_on_signals()
+    quiet_checkpoint_library()
     from nfnets.training.loop import NonFiniteError, train_and_evaluate
 
     if "://" in (FLAGS.workdir or ""):
@@ -195,6 +195,22 @@ def stop_on_signals() -> Callable[[], bool]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
     return lambda: bool(received)
+
+
+def quiet_checkpoint_library() -> None:
+    """Keeps orbax's own tracebacks off the screen when it meets a damaged or full disk.
+
+    What failed is said by our own messages, in one line.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(problem: Any) -> None:
+        if str(problem.exc_value) != "Event loop is closed":
+            show(problem)
+
+    sys.unraisablehook = show_others
 
 
 def use_compilation_cache() -> None:

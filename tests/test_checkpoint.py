@@ -104,6 +104,27 @@ def test_damage_falls_back_to_the_step_before_and_says_so(tmp_path, damage):
     assert int(restored.state.step) == 1
     assert restored.skipped == (2,)
     assert "checkpoint 2 is damaged" in said[0]
+    (aside,) = tmp_path.glob("damaged_2_*")
+    assert f"kept as {aside.name}" in said[1]
+
+
+def test_a_damaged_step_can_be_saved_again(tmp_path):
+    save_steps(tmp_path, [None, None])
+    for victim in data_files(tmp_path, 2):
+        victim.write_bytes(b"")
+    with checkpoint.open_manager(tmp_path) as manager:
+        target = jax.eval_shape(lambda: state_at(0))
+        checkpoint.restore_latest(manager, target, lambda message: None)
+        checkpoint.save(manager, state_at(2), {"step": 2}, None)
+        checkpoint.finish(manager)
+    assert int(restore(tmp_path).state.step) == 2
+
+
+def test_a_changed_record_is_damage_too(tmp_path):
+    save_steps(tmp_path, [None, None])
+    (path,) = (tmp_path / "2" / "record").glob("metadata*")
+    path.write_text(path.read_text().replace('"step": 2', '"step": 3'))
+    assert int(restore(tmp_path).state.step) == 1
 
 
 def test_no_flipped_bit_goes_unnoticed(tmp_path):
@@ -118,6 +139,9 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
         restored = restore(tmp_path)
         if int(restored.state.step) == 2:  # a byte that holds no value was hit
             jax.tree.map(np.testing.assert_array_equal, restored.state, want)
+        else:
+            (aside,) = tmp_path.glob("damaged_2_*")
+            aside.rename(tmp_path / "2")
         victim.write_bytes(whole)
 
 

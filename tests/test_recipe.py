@@ -63,9 +63,28 @@ def test_variant_values_follow_the_model():
     assert stage.image_size == 384
 
 
+def test_any_model_under_any_recipe():
+    """What the model's row lacks is the reference model's; overrides are not."""
+    config = load_config("nfnet_f1", CONFIG_DIR)
+    config.model = "nf_resnet50"
+    stage = Recipe.from_config(config).stages[0]
+    assert (stage.augment.randaugment_magnitude, stage.drop_rate) == (10, 0.0)
+    config = load_config("digits", CONFIG_DIR)
+    config.model = "nf_regnet_b0"
+    assert Recipe.from_config(config).overrides == {}
+
+
+def test_small_images_give_each_family_its_own_stem():
+    config = load_config("cifar10_nfnet_f0", CONFIG_DIR)
+    assert Recipe.from_config(config).variant.stem_strides == (1, 1, 1, 1)
+    config.model = "nf_seresnet50"
+    row = Recipe.from_config(config).variant
+    assert (row.stem_kernel, row.stem_stride, row.stem_pool) == (3, 1, False)
+
+
 def test_a_value_that_nobody_gives_is_asked_for():
     config = load_config("nfnet_f0", CONFIG_DIR)
-    config.model = "nf_resnet50"
+    config.model = config.reference_model = "nf_resnet50"
     with pytest.raises(UserError, match="randaugment_magnitude is None"):
         Recipe.from_config(config)
 

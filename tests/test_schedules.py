@@ -9,7 +9,7 @@ import pytest
 from helpers import recipe_of
 
 from nfnets.training.optimizer import learning_rate
-from nfnets.training.schedules import ema_ramp, warmup_cosine
+from nfnets.training.schedules import ema_ramp, warmup_cosine, warmup_exponential
 
 
 def test_nfnet_schedule_through_the_recipe(golden):
@@ -41,6 +41,27 @@ def test_cosine_without_warmup(golden):
     schedule = warmup_cosine(1.0, 0.0, 0.0, 100)
     for step, value in want.items():
         np.testing.assert_allclose(schedule(int(step)), value, atol=3e-7)
+
+
+def test_exponential_after_warmup(golden):
+    want = golden("nfnet_schedules")["warmup_exp_start0_max1_w10_f0.97_i20"]
+    schedule = warmup_exponential(1.0, 0.97, warmup_steps=10.0, decay_steps=20.0)
+    for step, value in want.items():
+        np.testing.assert_allclose(schedule(int(step)), value, rtol=1e-6)
+
+
+def test_exponential_through_the_recipe():
+    """Peak 1.6 after 5 epochs of 312.78 steps, then 0.97 per 2.4 epochs of them."""
+    recipe = recipe_of(
+        "nfnet_f0",
+        optim__schedule="exponential",
+        optim__decay_rate=0.97,
+        optim__decay_epochs=2.4,
+    )
+    schedule, per_epoch = learning_rate(recipe), 1281167 / 4096
+    for epochs, power in ((5.01, 0), (7.39, 0), (7.41, 1), (29.1, 10)):
+        step = int(epochs * per_epoch)
+        np.testing.assert_allclose(schedule(step), 1.6 * 0.97**power, rtol=1e-5)
 
 
 def test_schedule_stays_at_its_end():

@@ -18,6 +18,7 @@ def recipe():
 
 def test_another_recipe_is_refused_with_the_difference(tmp_path, recipe):
     workdir.claim(tmp_path, recipe)
+    workdir.append_row(tmp_path, {"step": 1})
     workdir.claim(tmp_path, recipe)  # the same again is fine
     before = (tmp_path / "config.json").read_bytes()
     other = recipe_of("digits", seed=1, optim__momentum=0.8)
@@ -29,20 +30,48 @@ def test_another_recipe_is_refused_with_the_difference(tmp_path, recipe):
 
 def test_settings_that_change_no_number_may_differ(tmp_path, recipe):
     workdir.claim(tmp_path, recipe)
+    workdir.append_row(tmp_path, {"step": 1})
     workdir.claim(tmp_path, recipe_of("digits", data__threads=7, eval__batch_size=9))
+
+
+def test_a_run_that_logged_nothing_may_be_replaced(tmp_path, recipe):
+    workdir.claim(tmp_path, recipe)
+    other = recipe_of("digits", seed=1)
+    workdir.claim(tmp_path, other)
+    assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
 
 
 def test_a_damaged_config_is_not_taken_for_a_new_directory(tmp_path, recipe):
     (tmp_path / "config.json").write_text('{"name": ')
+    workdir.append_row(tmp_path, {"step": 1})
     with pytest.raises(UserError, match=r"cannot read .*config\.json"):
         workdir.claim(tmp_path, recipe)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path, recipe):
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", tmp_path / "file" / "inside"):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").write_text("")
+    for place in ("file", "file/inside", "run"):
         with pytest.raises(UserError, match=f"cannot write .*{place}.*--workdir"):
-            workdir.claim(place, recipe)
+            workdir.make_writable(tmp_path / place)
+
+
+def test_two_processes_cannot_train_in_one_directory(tmp_path):
+    with (
+        workdir.locked(tmp_path),
+        pytest.raises(UserError, match="another process is training in"),
+        workdir.locked(tmp_path),
+    ):
+        pass
+    with workdir.locked(tmp_path):  # free again
+        pass
+
+
+def test_a_damaged_row_is_named(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
+    with pytest.raises(UserError, match=r"line 2 of .*metrics\.jsonl is damaged"):
+        workdir.read_rows(tmp_path)
 
 
 def test_too_little_space_is_said_before_the_run(tmp_path, monkeypatch):

@@ -7,13 +7,14 @@ A step is visible only when complete; its arrays' sha256 are verified on reading
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,9 @@ class Restored:
     skipped: tuple[int, ...]
 
 
-def open_manager(directory: Path) -> ocp.CheckpointManager:
-    """Opens or creates a checkpoint folder; removes what an interrupted save left.
+@contextlib.contextmanager
+def open_manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
+    """Opens or creates a checkpoint folder; removes what interrupted saves left in it.
 
     Keeps the two latest steps and the best one by the ``score`` they were saved with.
     """
@@ -65,7 +67,13 @@ def open_manager(directory: Path) -> ocp.CheckpointManager:
         preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
         best_fn=score,  # without it, scores are not read when a folder is reopened
     )
-    return ocp.CheckpointManager(directory.resolve(), options=options)
+    manager = ocp.CheckpointManager(directory.resolve(), options=options)
+    try:
+        yield manager
+    finally:
+        with contextlib.suppress(Exception):  # said by save and finish already
+            manager.close()
+        _remove_leftovers(manager)
 
 
 def flat_arrays(state: TrainState) -> dict[str, np.ndarray]:
@@ -141,13 +149,17 @@ def _removing_leftovers(
     try:
         action()
     except Exception as error:
-        for leftover in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_leftovers(manager)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise OSError(
             f"could not save a checkpoint in {manager.directory}: "
             f"{type(error).__name__}: {reason[:300]}"
         ) from error
+
+
+def _remove_leftovers(manager: ocp.CheckpointManager) -> None:
+    for leftover in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def restore_latest(

@@ -88,10 +88,11 @@ def train_and_evaluate(
       UserError: the data, the directory or a setting cannot be used.
       NonFiniteError: ``max_nonfinite_steps`` updates in a row were skipped.
     """
+    run = prepare(recipe, directory, log, stop_requested, command, changes or {})
     workdir.make_writable(directory)
     with contextlib.ExitStack() as stack:
         stack.enter_context(workdir.locked(directory))
-        run = prepare(recipe, directory, log, stop_requested, command, changes or {})
+        workdir.claim(directory, run.recipe)
         stack.callback(run.board.close)
         watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
         manager = stack.enter_context(
@@ -100,7 +101,7 @@ def train_and_evaluate(
         state, position = restore_or_init(run, manager, log)
         progress = stack.enter_context(Progress(run.recipe, position.step))
         for stage, last_step in stage_ends(run.recipe):
-            if position.step <= last_step and not stop_requested():
+            if position.step <= last_step:
                 trainer = Trainer(run, manager, progress, watchdog, position)
                 state = train_stage(trainer, stage, last_step, state)
         must_be_saved(manager, position, progress)

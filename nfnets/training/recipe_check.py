@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nfnets import registry
 from nfnets.data.augment import check_augment, check_eval_crop
 from nfnets.errors import UserError
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 def check(recipe: Recipe) -> None:
     """Raises a UserError that names the first field whose value cannot work."""
+    registry.get_variant(recipe.model, **recipe.overrides)
+    registry.get_variant(recipe.reference_model)
     for field, value in _positive(recipe).items():
         if value is not None and not value > 0:
             raise UserError(f"config.{field} is {value}, it must be positive")

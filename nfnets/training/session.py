@@ -118,7 +118,6 @@ def prepare(
         data=f"{recipe.data.source}: {len(train_source)} training and "
         f"{len(test_source)} test images, {recipe.data.num_classes} classes",
     )
-    workdir.claim(directory, recipe)
     log(f"model    {recipe.model}: {num_params:,} parameters")
     log(f"data     {facts.data}")
     log(f"devices  {facts.devices}, batch {recipe.batch_size}")

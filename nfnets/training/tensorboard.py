@@ -16,29 +16,28 @@ class Board:
     """Writes events beside the metrics; gives up with one line when it cannot.
 
     Args:
-      directory: where TensorBoard will look.
+      directory: where TensorBoard will look; the file is made at the first write.
       log: is told when the file cannot be written.
     """
 
     def __init__(self, directory: Path, log: Callable[[str], None]) -> None:
+        self._directory = directory
         self._log = log
         self._writer: Any = None
-        self._guarded(lambda: self._open(directory))
+        self._given_up = False
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Adds the numbers among ``values`` at this step."""
-        if self._writer is not None:
-            self._guarded(lambda: self._write(step, values))
+        self._guarded(lambda: self._write(step, values))
 
     def close(self) -> None:
-        """Closes the file; harmless when it was given up."""
+        """Closes the file; harmless when there is none."""
         if self._writer is not None:
             self._guarded(self._writer.close)
 
-    def _open(self, directory: Path) -> None:
-        self._writer = EventsWriter(str(directory / "events"))
-
     def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = EventsWriter(str(self._directory / "events"))
         for name, value in values.items():
             if isinstance(value, int | float):
                 summary = scalar(name, value)
@@ -47,8 +46,10 @@ class Board:
         self._writer.flush()
 
     def _guarded(self, action: Callable[[], Any]) -> None:
+        if self._given_up:
+            return
         try:
             action()
         except OSError as error:
-            self._writer = None
+            self._given_up = True
             self._log(f"no TensorBoard events from here on: {error}")
