@@ -24,7 +24,7 @@ def test_rows_of_the_papers_tables():
     f1 = get_variant("nfnet_f1")
     assert (f1.depths, f1.train_size, f1.eval_size) == ((2, 4, 12, 6), 224, 320)
     assert (f1.drop_rate, f1.stochastic_depth_rate) == (0.3, 0.25)
-    assert (f1.randaugment_layers, f1.randaugment_magnitude) == (4, 10)
+    assert f1.randaugment_magnitude == 10
     magnitudes = [get_variant(f"nfnet_f{i}").randaugment_magnitude for i in range(8)]
     assert magnitudes == [5, 10, 10, 15, 15, 15, 15, 15]
     plus = get_variant("nfnet_f3_plus")

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -46,11 +45,10 @@ def start(environment, tmp_path_factory):
     """Starts experiments/run.py in an empty directory; gives the process."""
     home = tmp_path_factory.mktemp("home")
 
-    def start_program(*flags, preexec_fn=None, **variables):
+    def start_program(*flags, prefix=(), **variables):
         return subprocess.Popen(
-            [sys.executable, ROOT / "experiments" / "run.py", *flags],
+            [*prefix, sys.executable, ROOT / "experiments" / "run.py", *flags],
             env=environment | variables,
-            preexec_fn=preexec_fn,
             cwd=home,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -247,10 +245,11 @@ def test_damaged_checkpoints(run, finished, tmp_path):
 
 def test_a_disk_that_fills_up(start, tmp_path):
     """No file may grow beyond 64 kB: saves fail, then the run says so and stops."""
+    limited = ("bash", "-c", 'ulimit -f 64; exec "$@"', "limited")
     process = start(
         *TINY_FLAGS,
         f"--workdir={tmp_path}",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)),
+        prefix=limited,
         JAX_ENABLE_COMPILATION_CACHE="false",
     )
     out, err = process.communicate(timeout=300)
