@@ -24,8 +24,8 @@ TRAIN = [
 DEV = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",
-    "ruff>=0.14",
-    "mypy>=1.11",
+    "ruff>=0.17,<0.18",
+    "mypy>=2.4,<3",
     "build>=1.0",
 ]
 
