@@ -244,8 +244,8 @@ def test_damaged_checkpoints(run, finished, tmp_path):
 
 
 def test_a_disk_that_fills_up(start, tmp_path):
-    """No file may grow beyond 64 kB: saves fail, then the run says so and stops."""
-    limited = ("bash", "-c", 'ulimit -f 64; exec "$@"', "limited")
+    """No file may grow beyond 16 kB: saves fail, then the run says so and stops."""
+    limited = ("bash", "-c", 'ulimit -f 16; exec "$@"', "limited")
     process = start(
         *TINY_FLAGS,
         f"--workdir={tmp_path}",
