@@ -38,7 +38,7 @@ class AdaptiveGradClipState(NamedTuple):
 
 
 def default_unit_axes(path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:
-    """Axes that one unit spans, guessed from the shape as the official code does.
+    """Axes that one unit spans, guessed from the shape as optax does.
 
     Scalars, vectors and whatever squeezes to one (biases, gains, a [1, 1, 1, C]
     kernel) are one unit; [I, O] and [H, I, O] kernels have a unit per index of all axes

@@ -55,7 +55,7 @@ def scaled_activation(name: str) -> Activation:
 
 
 def standardize_weight(kernel: Array, gain: Array, eps: float = 1e-4) -> Array:
-    """Scaled weight standardisation (2101.08692, Eq. 1; 2102.06171, Sec. 2).
+    """Scaled weight standardisation (2101.08692, Eq. 1; 2102.06171, Sec. 3).
 
     Each output channel gets mean 0 and variance gain^2 / fan_in. ``eps`` is a floor
     under fan_in * variance, not an addend.
@@ -148,7 +148,7 @@ def block_table(
     stochastic_depth_rate: float,
     bottleneck: Callable[[int, int, int], tuple[int, int]],
 ) -> tuple[BlockSpec, ...]:
-    """All residual blocks of a network, in order (2101.08692, Sec. 3).
+    """All residual blocks of a network, in order (2101.08692, Sec. 4).
 
     A block is h_{l+1} = h_l + alpha * f_l(h_l / beta_l) with variance-preserving f, so
     Var(h_{l+1}) = Var(h_l) + alpha^2; a transition block puts its shortcut after the

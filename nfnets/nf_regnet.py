@@ -1,4 +1,4 @@
-"""NF-RegNet-B0 ... B8 (Brock, De, Smith 2021, arXiv 2101.08692, Sec. 6)."""
+"""NF-RegNet-B0 ... B8 (Brock, De, Smith 2021, arXiv 2101.08692)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from nfnets.nf_layers import (
 
 @dataclasses.dataclass(frozen=True)
 class NFNetConfig:
-    """One NFNet (2102.06171, Sec. 4, Table 1): architecture, sizes, regularisation."""
+    """One NFNet (2102.06171, Sec. 5, Table 1): architecture, sizes, regularisation."""
 
     depths: tuple[int, ...]  # blocks per stage
     train_size: int  # pixels
@@ -140,7 +140,7 @@ def blocks(row: NFNetConfig, stochastic_depth_rate: float) -> tuple[BlockSpec, .
 
 
 class NFBlock(nn.Module):
-    """Bottleneck with two grouped 3x3 convolutions (2102.06171, Sec. 4, Fig. 3).
+    """Bottleneck with two grouped 3x3 convolutions (2102.06171, Sec. 5).
 
     [N, H, W, in] -> the output [N, H', W', out], and the residual before stochastic
     depth, skip gain and alpha, of the same shape, for the probes.

@@ -23,23 +23,18 @@ IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32) * 255
 Mixed = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-def normalize(
-    images: jax.Array,
-    mean: np.ndarray = IMAGENET_MEAN,
-    std: np.ndarray = IMAGENET_STD,
-) -> jax.Array:
-    """Subtracts ``mean`` and divides by ``std`` per channel.
+def normalize(images: jax.Array) -> jax.Array:
+    """Subtracts ImageNet's mean and divides by its deviation, per channel.
 
     Args:
         images: ``[..., 3]`` in 0..255, uint8 or float.
-        mean: float32 ``[3]``, in the same units.
-        std: float32 ``[3]``.
 
     Returns:
         float32 ``[..., 3]``.
     """
     channels = (1,) * (images.ndim - 1) + (3,)
-    return (images.astype(jnp.float32) - mean.reshape(channels)) / std.reshape(channels)
+    mean, std = IMAGENET_MEAN.reshape(channels), IMAGENET_STD.reshape(channels)
+    return (images.astype(jnp.float32) - mean) / std
 
 
 def partners(config: AugmentConfig) -> int:

@@ -1,9 +1,9 @@
 """RandAugment (arXiv 1909.13719) as the official NFNet code applies it.
 
-The released networks were trained with the quirks of that TensorFlow code, so they
-are kept and tested bit for bit: a stronger magnitude posterizes
-and solarizes *less*, Solarize wraps at 256, Contrast's grey level depends on the
-number of pixels, blending truncates, and nothing is the identity operation.
+The quirks of that TensorFlow code, as it runs under TensorFlow 2.21, are kept and
+tested bit for bit: a stronger magnitude posterizes and solarizes *less*, Solarize wraps
+at 256, Contrast's grey level depends on the number of pixels, blending truncates, and
+nothing is the identity operation.
 """
 
 from __future__ import annotations

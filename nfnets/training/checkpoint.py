@@ -42,12 +42,10 @@ class Restored:
     Attributes:
       state: NumPy arrays in the structure of the target.
       record: the JSON record saved with it.
-      skipped: newer steps that are damaged and were moved aside, newest first.
     """
 
     state: TrainState
     record: dict[str, Any]
-    skipped: tuple[int, ...]
 
 
 @contextlib.contextmanager
@@ -189,7 +187,7 @@ def restore_latest(
             damaged.append(step)
         else:
             _move_aside(manager, damaged, log)
-            return Restored(state, record, tuple(damaged))
+            return Restored(state, record)
     if damaged:
         names = ", ".join(map(str, damaged))
         raise UserError(

@@ -237,6 +237,7 @@ def log_window(trainer: Trainer, speed: Speed) -> None:
     trainer.progress.show(log_row(run, position, values))
     in_a_row = max(metrics["skipped_in_a_row"] for metrics in window)
     if in_a_row >= run.recipe.max_nonfinite_steps:
+        renew_reports(trainer)
         settle(trainer.manager, position, trainer.progress)
         last = position.saved_step
         raise NonFiniteError(

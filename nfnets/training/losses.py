@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -30,6 +31,8 @@ def soft_targets(
     Returns:
       float32 [N, K], rows sum to 1.
     """
+    chex.assert_rank([labels, mix_labels, ratio], 1)
+    chex.assert_equal_shape([labels, mix_labels, ratio])
     ratio = ratio[:, None]
     hard = ratio * jax.nn.one_hot(labels, num_classes)
     hard += (1 - ratio) * jax.nn.one_hot(mix_labels, num_classes)
@@ -46,5 +49,7 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     Returns:
       float32 [N].
     """
+    chex.assert_rank([logits, targets], 2)
+    chex.assert_equal_shape([logits, targets])
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.sum(targets * log_p, axis=-1)

@@ -1,0 +1,79 @@
+"""The loop's corners that no process from outside can hit reliably."""
+
+import subprocess
+import sys
+
+import pytest
+from helpers import tiny_recipe
+
+from nfnets.training import loop, workdir
+from nfnets.training.loop import train_and_evaluate
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return tiny_recipe(
+        batch_size=360,
+        num_epochs=2.0,
+        log_every_steps=1,
+        eval__every_epochs=1.0,
+        checkpoint_every_steps=100,
+    )
+
+
+def evaluated_steps(directory):
+    rows = workdir.read_rows(directory)
+    return [row["step"] for row in rows if "eval/top1" in row]
+
+
+def test_a_run_stopped_while_evaluating_evaluates_when_resumed(
+    recipe, tmp_path, monkeypatch
+):
+    """Seven steps; the first evaluation is due after the fourth."""
+    stopping = []
+    real = loop.evaluate
+
+    def interrupted(step, variables, source, recipe, stop_requested):
+        stopping.append(True)
+        return real(step, variables, source, recipe, stop_requested)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate", interrupted)
+        result = train_and_evaluate(
+            recipe, tmp_path, log=str, stop_requested=lambda: bool(stopping)
+        )
+    assert (result.complete, result.step) == (False, 4)
+    assert evaluated_steps(tmp_path) == []
+    result = train_and_evaluate(recipe, tmp_path, log=str)
+    assert (result.complete, result.step) == (True, 7)
+    assert evaluated_steps(tmp_path) == [4, 7]
+    steps = [r["step"] for r in workdir.read_rows(tmp_path) if "train/loss" in r]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_an_evaluation_that_fails_keeps_what_was_trained(recipe, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("a damaged test image, say")
+
+    monkeypatch.setattr(loop, "evaluate", fail)
+    with pytest.raises(RuntimeError, match="a damaged test image"):
+        train_and_evaluate(recipe, tmp_path, log=str)
+    assert (tmp_path / "checkpoints" / "4").is_dir()
+
+
+def test_the_watchdog_ends_a_program_that_hangs():
+    code = (
+        "import time\n"
+        "from nfnets.training.watchdog import Watchdog\n"
+        "with Watchdog(0.3 / 60) as dog:\n"
+        "    for _ in range(4): time.sleep(0.15); dog.touch()\n"
+        "    print('alive', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 76
+    assert done.stdout == "alive\n"
+    assert "nothing was finished for" in done.stderr
+    assert "Thread" in done.stderr
