@@ -63,6 +63,17 @@ def test_variant_values_follow_the_model():
     assert stage.image_size == 384
 
 
+def test_nf_regnet_weight_decay_is_the_variants():
+    """The official config adds 1e-5 a level to 5e-5, for B0 when it is overridden."""
+    config = load_config("nf_regnet_b0", CONFIG_DIR)
+    assert Recipe.from_config(config).weight_decay == 5e-5
+    config.model = "nf_regnet_b4"
+    assert Recipe.from_config(config).weight_decay == 9e-5
+    config.model = config.reference_model = "nf_regnet_b7"
+    with pytest.raises(UserError, match="weight_decay is None"):
+        Recipe.from_config(config)
+
+
 def test_any_model_under_any_recipe():
     """What the model's row lacks is the reference model's; overrides are not."""
     config = load_config("nfnet_f1", CONFIG_DIR)

@@ -100,8 +100,8 @@ def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
         parts = []
         if clipped and optim.agc_clipping is not None:
             parts.append(adaptive_grad_clip(optim.agc_clipping, optim.agc_eps))
-        if decayed and optim.weight_decay:
-            parts.append(optax.add_decayed_weights(optim.weight_decay))
+        if decayed and recipe.weight_decay:
+            parts.append(optax.add_decayed_weights(recipe.weight_decay))
         return optax.chain(*parts) if parts else optax.identity()
 
     transforms = {name: group_transform(*key) for key, name in GROUP_NAMES.items()}

@@ -55,7 +55,8 @@ class OptimConfig:
       warmup_epochs: linear warmup from 0, in epochs.
       momentum: in [0, 1).
       nesterov: whether the momentum is Nesterov's.
-      weight_decay: coupled L2 coefficient, added after clipping.
+      weight_decay: coupled L2 coefficient, added after clipping; None takes the model
+        variant's.
       no_decay: regexes on "a/b/kernel" paths of parameters that are not decayed.
       agc_clipping: lambda of AGC; None switches clipping off.
       agc_eps: floor of the parameter norm in AGC.
@@ -70,7 +71,7 @@ class OptimConfig:
     warmup_epochs: float
     momentum: float
     nesterov: bool
-    weight_decay: float
+    weight_decay: float | None
     no_decay: tuple[str, ...]
     agc_clipping: float | None
     agc_eps: float
@@ -236,6 +237,11 @@ class Recipe:
     def warmup_steps(self) -> float:
         """Steps of linear warmup, not rounded, as in the official schedule."""
         return self.optim.warmup_epochs * self.steps_per_epoch
+
+    @property
+    def weight_decay(self) -> float:
+        """Coupled L2 coefficient: ``optim.weight_decay``, or the model variant's."""
+        return self._or_variant("weight_decay", self.optim.weight_decay)
 
     @property
     def eval_every_steps(self) -> float:

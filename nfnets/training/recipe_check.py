@@ -84,6 +84,6 @@ def _not_negative(recipe: Recipe) -> dict[str, float]:
         "seed": recipe.seed,
         "optim.lr_end": recipe.optim.lr_end,
         "optim.warmup_epochs": recipe.optim.warmup_epochs,
-        "optim.weight_decay": recipe.optim.weight_decay,
+        "optim.weight_decay": recipe.weight_decay,
         "sam.rho": recipe.sam.rho,
     }

@@ -1,0 +1,85 @@
+"""NF-RegNet-B0 ... B5 on ImageNet (Brock, De, Smith 2021, arXiv 2101.08692).
+
+    python experiments/run.py --config=nf_regnet_b0
+
+As the official code trains them: SGD with Nesterov momentum 0.9 and no clipping, batch
+1024, 360 epochs, learning rate 0.4 after a warmup of 5, cosine to 0.001; mixup and
+cutmix. Image sizes, dropout and weight decay are the variant's (the official code has
+no weight decay for B6 to B8, so they have no config).
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = tuple(f"b{i}" for i in range(6))
+
+
+def get_config(variant: str = "b0") -> ConfigDict:
+    config = ConfigDict()
+    config.name = f"nf_regnet_{variant}"
+    config.model = config.name
+    config.reference_model = config.model
+    config.model_overrides = ConfigDict()
+    config.small_images = False
+    config.dtype = "float32"
+    config.num_epochs = 360.0
+    config.batch_size = 1024
+    config.accumulation_steps = 1
+    config.seed = 0
+    config.image_size = config_dict.placeholder(int)  # None: the variant's
+    config.drop_rate = config_dict.placeholder(float)  # None: the variant's
+    config.stochastic_depth_rate = 0.1
+    config.label_smoothing = 0.1
+    config.ema_decay = 0.99999
+    config.log_every_steps = 100
+    config.checkpoint_every_steps = 5000
+    config.max_nonfinite_steps = 20
+    config.watchdog_minutes = config_dict.placeholder(float)
+
+    config.data = ConfigDict()
+    config.data.source = "tfds:imagenet2012"
+    config.data.num_train = 1281167
+    config.data.num_classes = 1000
+    config.data.class_map = config_dict.placeholder(str)
+    config.data.max_damaged = 0.001
+    config.data.threads = 16
+
+    config.augment = ConfigDict()
+    config.augment.crop = "random_resized"
+    config.augment.crop_pad = 0
+    config.augment.crop_area = (0.08, 1.0)
+    config.augment.crop_aspect = (3 / 4, 4 / 3)
+    config.augment.flip_rate = 0.5
+    config.augment.interpolation = "bicubic"
+    config.augment.antialias = False
+    config.augment.mixup_alpha = 0.2
+    config.augment.cutmix_alpha = 1.0
+    config.augment.randaugment_layers = 0
+    config.augment.randaugment_magnitude = config_dict.placeholder(float)
+
+    config.optim = ConfigDict()
+    config.optim.schedule = "cosine"
+    config.optim.lr_per_256 = 0.1
+    config.optim.lr_end = 0.001
+    config.optim.decay_rate = config_dict.placeholder(float)
+    config.optim.decay_epochs = config_dict.placeholder(float)
+    config.optim.warmup_epochs = 5.0
+    config.optim.momentum = 0.9
+    config.optim.nesterov = True
+    config.optim.weight_decay = config_dict.placeholder(float)  # None: the variant's
+    config.optim.no_decay = (r"(gain|bias)$",)
+    config.optim.agc_clipping = config_dict.placeholder(float)  # None: off
+    config.optim.agc_eps = 1e-3
+    config.optim.no_clip = ()
+
+    config.sam = ConfigDict()
+    config.sam.rho = 0.0
+    config.sam.batch_fraction = 0.2
+
+    config.eval = ConfigDict()
+    config.eval.every_epochs = 4.0
+    config.eval.batch_size = 512
+    config.eval.image_size = config_dict.placeholder(int)  # None: the variant's
+    config.eval.crop = "crop_resize"
+    config.eval.interpolation = "bicubic"
+    config.eval.antialias = False
+    return config
