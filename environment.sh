@@ -12,7 +12,7 @@ fi
 wanted="$(cksum <"$root/setup.py") $extras"
 if ! grep -qxF "$wanted" "$root/.venv/installed" 2>/dev/null; then
   echo "installing the packages of setup.py ($extras) into $root/.venv" >&2
-  "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check \
+  "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check \
     -e "$root[$extras]"
   echo "$wanted" >>"$root/.venv/installed"
 fi
