@@ -57,7 +57,8 @@ def choose_conv_form(kernel: Array, in_channels: int, groups: int) -> ConvForm:
 
     XLA's CPU backend runs grouped convolutions 3x (forward) to 30x (gradient of the
     kernel) slower than the same work split by groups, depthwise ones 30-70x slower
-    than shifted multiply-adds, and 1 x 1 ones about 2x slower than a matrix product.
+    than shifted multiply-adds, and 1 x 1 ones slower than a matrix product: they alone
+    make a whole network's gradient 1.2 to 1.5x slower (docs/benchmarks.md).
     """
     forced = _forced_form.get()
     if forced is not None:

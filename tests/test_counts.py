@@ -30,12 +30,13 @@ def golden_macs(counts, name, size):
 
 
 @pytest.mark.parametrize("name", F_SERIES)
-def test_nfnet_parameters_and_macs_at_the_eval_size(name, golden):
-    expected = golden("nfnet_counts")
-    size = get_variant(name).eval_size
-    counts = count(create_model(name, num_classes=1000), size)
-    assert counts.params == expected[name]["params"]
-    assert counts.macs == golden_macs(expected, name, size)
+def test_nfnet_parameters_and_macs_at_both_sizes(name, golden):
+    expected, row = golden("nfnet_counts"), get_variant(name)
+    assert set(expected[name]["macs"]) == {str(row.train_size), str(row.eval_size)}
+    for size in (row.train_size, row.eval_size):
+        counts = count(create_model(name, num_classes=1000), size)
+        assert counts.params == expected[name]["params"]
+        assert counts.macs == golden_macs(expected, name, size)
 
 
 @pytest.mark.parametrize("name", REGNETS)

@@ -72,9 +72,12 @@ def test_loss_and_gradients(f0, want):
     for name, grad in official(grads).items():
         norm, mean = want["grad"][name]
         np.testing.assert_allclose(np.linalg.norm(grad), norm, rtol=3e-5, err_msg=name)
+        if grad.size == 1:  # its norm is its value, but for the sign
+            assert np.sign(grad.mean()) == np.sign(mean), name
+            continue
         # A mean near zero is a sum of cancelling terms: compare on the norm's scale.
         scale = norm / np.sqrt(grad.size)
-        np.testing.assert_allclose(grad.mean(), mean, atol=3e-5 * scale, err_msg=name)
+        np.testing.assert_allclose(grad.mean(), mean, atol=1e-5 * scale, err_msg=name)
 
 
 @pytest.mark.parametrize("clipping", [0.01, 0.001])
