@@ -24,6 +24,7 @@ FAMILIES: tuple[str, ...] = (
     "nfnets.nfnet",
     "nfnets.nf_resnet",
     "nfnets.nf_regnet",
+    "nfnets.resnet_baselines",
 )
 
 

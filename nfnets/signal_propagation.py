@@ -32,17 +32,25 @@ class SignalPropagation:
 def signal_propagation(
     model: nn.Module, variables: Any, images: jax.Array
 ) -> SignalPropagation:
-    """Follows the signal through ``model`` in evaluation mode.
+    """Follows the signal through ``model``, without dropout or stochastic depth.
+
+    BatchNorm takes the statistics of ``images``: before training, the running averages
+    are no statistics of anything.
 
     Args:
-      model: a network that sows the probes ``avg_var_<i>`` etc., as all NF families do.
+      model: a network that sows the probes ``avg_var_<i>`` etc.
       variables: of the model.
       images: [N, H, W, 3]; the paper uses unit normal noise.
     """
+    has_batch_norm = "batch_stats" in variables
+    if has_batch_norm:
+        model = model.clone(drop_rate=0.0, stochastic_depth_rate=0.0)
 
     @jax.jit
     def probe(variables: Any, images: jax.Array) -> Any:
-        _, state = model.apply(variables, images, train=False, mutable=[SIGNAL])
+        _, state = model.apply(
+            variables, images, train=has_batch_norm, mutable=[SIGNAL, "batch_stats"]
+        )
         return state.get(SIGNAL, {})
 
     signal = jax.device_get(probe(variables, images))

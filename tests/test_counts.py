@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from nfnets.flops import (
+    abstract_variables,
     count,
     count_jaxpr_macs,
     count_macs,
@@ -23,6 +24,11 @@ F_SERIES = [f"nfnet_f{i}{plus}" for plus in ("", "_plus") for i in range(8)]
 REGNETS = [f"nf_regnet_b{i}" for i in range(9)]
 RESNETS = [f"nf_resnet{n}" for n in (50, 101, 152, 200, 288, 600)]
 SE_RESNETS = [f"nf_seresnet{n}" for n in (50, 101, 152, 200)]
+BASELINES = [
+    name.format(n)
+    for name in ("dm_resnet{}", "dm_resnet{}_postact", "skipinit_resnet{}")
+    for n in (50, 101, 152, 200, 288, 600)
+] + [f"fixup_resnet{n}" for n in (50, 101, 152, 200, 288, 600)]
 
 
 def golden_macs(counts, name, size):
@@ -57,9 +63,39 @@ def test_nf_regnet_parameters_and_macs(name, golden):
         assert per_pixel * size**2 + constant == pytest.approx(official, rel=1e-9)
 
 
-@pytest.mark.parametrize("name", RESNETS + SE_RESNETS)
-def test_nf_resnet_parameters(name, golden):
+@pytest.mark.parametrize("name", RESNETS + SE_RESNETS + BASELINES)
+def test_resnet_parameters(name, golden):
     assert count_params(name) == golden("nfnet_counts")[name]["params"]
+
+
+@pytest.mark.parametrize("name", ["dm_resnet50", "dm_resnet101_postact"])
+def test_batch_statistics_are_the_official_state(name, golden):
+    """Officially a scalar counter and two vectors (hidden, average) per statistic."""
+    variables = abstract_variables(create_model(name, num_classes=10), 32)
+    stats = [leaf.shape for leaf in jax.tree.leaves(variables["batch_stats"])]
+    official = golden("nfnet_counts")[name]["state"]
+    assert sum(1 + 2 * channels for (channels,) in stats) == official
+    assert "batch_stats" not in abstract_variables(
+        create_model("fixup_resnet50", num_classes=10), 32
+    )
+
+
+@pytest.mark.parametrize("name", [n for n in BASELINES if "resnet50" in n])
+def test_baseline_macs_by_hand(name):
+    """ResNet-50 at 224 px: the stem makes 112 px, its pool 56.
+
+    Per block a 1x1 at the input's size; 3x3, 1x1 and projection at the output's.
+    """
+    macs, size, in_ch = 112**2 * 7 * 7 * 3 * 64, 56, 64
+    for depth, out_ch, stride in ((3, 256, 1), (4, 512, 2), (6, 1024, 2), (3, 2048, 2)):
+        width = out_ch // 4
+        macs += size**2 * in_ch * width
+        size //= stride
+        macs += size**2 * (9 * width**2 + width * out_ch + in_ch * out_ch)
+        later = out_ch * width + 9 * width**2 + width * out_ch
+        macs += (depth - 1) * size**2 * later
+        in_ch = out_ch
+    assert count_macs(name) == macs + 2048 * 1000
 
 
 def test_macs_at_other_sizes(golden):
@@ -72,9 +108,11 @@ def test_macs_at_other_sizes(golden):
 def test_every_variant_has_a_golden_row(golden):
     official = set(golden("nfnet_counts")) - {"_source"}
     ours = {*F_SERIES, *REGNETS, *RESNETS, *SE_RESNETS}
-    assert ours == official
+    assert ours | set(BASELINES) == official
     # The goldens stop at 200 layers for the models with SE.
     assert set(list_models("nf*")) == ours | {"nf_seresnet288", "nf_seresnet600"}
+    kinds = ("dm_*", "skipinit_*", "fixup_*")
+    assert {name for kind in kinds for name in list_models(kind)} == set(BASELINES)
 
 
 @pytest.mark.parametrize(

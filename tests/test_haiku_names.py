@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from nfnets.errors import UserError
 from nfnets.weights import convert_haiku, export_haiku
 from nfnets.weights.haiku import official_shapes
 
-FIRST_BLOCKS = ["nfnet_f0", "nf_regnet_b0", "nf_resnet50", "nf_seresnet50"]
+MODELS = [
+    "nfnet_f0",
+    "nf_regnet_b0",
+    "nf_resnet50",
+    "nf_seresnet50",
+    "dm_resnet50",
+    "dm_resnet50_postact",
+    "skipinit_resnet50",
+    "fixup_resnet50",
+]
 # The released files hold this many modules and arrays (an independent converter
 # recognises them by it).
 RELEASED = {"nfnet_f0": (94, 233), "nfnet_f1": (178, 437), "nfnet_f2": (262, 641)}
@@ -22,7 +32,13 @@ def regnet_arrays(golden):
     return golden_arrays(golden("nfnet_param_lists")["nf_regnet_b0"])
 
 
-@pytest.mark.parametrize("name", FIRST_BLOCKS)
+@pytest.fixture(scope="session")
+def batch_norm_arrays(golden):
+    """Parameters and state of the BatchNorm ResNet-50."""
+    return golden_arrays(golden("nfnet_param_lists")["dm_resnet50"])
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_names_and_shapes_equal_the_official_list(name, golden):
     expected = {n: tuple(s) for n, s in golden("nfnet_param_lists")[name].items()}
     assert {n: s for n, s, _ in official_shapes(name)} == expected
@@ -51,6 +67,53 @@ def test_round_trip(regnet_arrays):
     for name, array in regnet_arrays.items():
         np.testing.assert_array_equal(back[name], array)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("name", ["skipinit_resnet50", "fixup_resnet50"])
+def test_round_trip_of_biases_and_scalars(name, golden):
+    arrays = golden_arrays(golden("nfnet_param_lists")[name])
+    variables = convert_haiku(name, arrays)
+    assert set(variables) == {"params"}
+    back = export_haiku(name, variables)
+    assert set(back) == set(arrays)
+    for official, array in arrays.items():
+        np.testing.assert_array_equal(back[official], array)
+
+
+def test_round_trip_with_batch_statistics(batch_norm_arrays):
+    variables = convert_haiku("dm_resnet50", batch_norm_arrays)
+    assert set(variables) == {"params", "batch_stats"}
+    stats = variables["batch_stats"]["stage2_block0"]["bn1"]
+    module = "ResNet/~/res_block_v2_3/~/bn1/~"
+    for ours, official in (("mean", "mean_ema"), ("var", "var_ema")):
+        average = batch_norm_arrays[f"{module}/{official}/average"]
+        np.testing.assert_array_equal(stats[ours], average.reshape(-1))
+    back = export_haiku("dm_resnet50", variables)
+    assert set(back) == set(batch_norm_arrays)
+    for name, array in batch_norm_arrays.items():
+        if name.endswith("/counter"):
+            # Officially average = hidden / (1 - 0.9^counter).
+            assert back[name].dtype == np.int32
+            assert np.float32(1) - np.float32(0.9) ** back[name] == 1
+        else:
+            np.testing.assert_array_equal(back[name], array)
+
+
+def test_only_the_averages_of_a_state_are_read(batch_norm_arrays):
+    other = {
+        name: np.full_like(array, 7) if name.endswith(("hidden", "counter")) else array
+        for name, array in batch_norm_arrays.items()
+    }
+    want = convert_haiku("dm_resnet50", batch_norm_arrays)
+    chex.assert_trees_all_equal(convert_haiku("dm_resnet50", other), want)
+
+
+def test_missing_state_is_named(batch_norm_arrays):
+    params = {n: a for n, a in batch_norm_arrays.items() if "_ema/" not in n}
+    with pytest.raises(UserError, match=r"294 missing: ResNet/~/final_bn/~/mean_ema/"):
+        convert_haiku("dm_resnet50", params)
+    gradients = {"params": convert_haiku("dm_resnet50", batch_norm_arrays)["params"]}
+    assert set(export_haiku("dm_resnet50", gradients)) == set(params)
 
 
 def test_number_of_classes_comes_from_the_arrays(regnet_arrays):

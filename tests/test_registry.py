@@ -34,6 +34,9 @@ def test_rows_of_the_papers_tables():
     assert get_variant("nf_regnet_b6").weight_decay is None
     assert get_variant("nf_resnet50").se_ratio is None
     assert get_variant("nf_seresnet50").se_ratio == 0.25
+    assert get_variant("dm_resnet152").depths == (3, 8, 36, 3)
+    assert get_variant("dm_resnet50_postact").stochastic_depth_rate == 0
+    assert get_variant("fixup_resnet50").stochastic_depth_rate == 0.1
 
 
 def test_overrides_replace_fields_of_the_row():
@@ -74,6 +77,8 @@ def test_impossible_architectures_are_refused():
         create_model("nf_resnet50", num_classes=10, depths=(1, 1))
     with pytest.raises(UserError, match="stem_strides"):
         create_model("nfnet_f0", num_classes=10, stem_channels=(8,))
+    with pytest.raises(UserError, match=r"unknown kind 'fixed'.*fixup"):
+        create_model("dm_resnet50", num_classes=10, kind="fixed")
     with pytest.raises(UserError, match="num_classes"):
         create_model("nfnet_f0", num_classes=0)
 
