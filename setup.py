@@ -24,6 +24,7 @@ TRAIN = [
 DEV = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",
+    "fsspec>=2024.2",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
     "build>=1.0",
@@ -52,7 +53,11 @@ setup(
     ],
     extras_require={
         "train": TRAIN,
-        "tf": ["tensorflow-cpu>=2.16"],
+        # Only experiments/prepare.py needs it; the tests build small data sets.
+        "tf": [
+            "tensorflow-cpu>=2.16; platform_system != 'Darwin'",
+            "tensorflow>=2.16; platform_system == 'Darwin'",
+        ],
         "gcs": ["gcsfs>=2024.2"],
         "hf": ["huggingface_hub>=0.24"],
         "export": ["flatbuffers>=24.3"],

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import tarfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from nfnets.data.augment import AugmentConfig
 from nfnets.training.config_files import load_config
 from nfnets.training.recipe import Recipe
 
@@ -21,6 +25,27 @@ TINY = {
     "stem_strides": (1, 1, 1, 1),
     "group_size": 8,
 }
+
+
+def plain_augment(**changes: Any) -> AugmentConfig:
+    """The whole image, nothing random, unless ``changes`` say otherwise."""
+    plain = {
+        "crop": "resize",
+        "crop_pad": 0,
+        "crop_area": (0.08, 1.0),
+        "crop_aspect": (3 / 4, 4 / 3),
+        "flip_rate": 0.0,
+        "interpolation": "bicubic",
+        "antialias": False,
+        "mixup_alpha": 0.0,
+        "cutmix_alpha": 0.0,
+        "augment_before_mix": True,
+        "semantics": "tf",
+        "autoaugment": False,
+        "randaugment_layers": 0,
+        "randaugment_magnitude": None,
+    }
+    return AugmentConfig(**(plain | changes))
 
 
 def recipe_of(name: str, **changes: Any) -> Recipe:
@@ -49,3 +74,15 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "log_every_steps": 2,
     }
     return recipe_of("digits", **(plain | changes))
+
+
+def sample_image(name: str) -> bytes:
+    """One JPEG of the ImageNet sample images; skips the test where they are absent."""
+    path = ROOT.parent / "shared" / "data" / "imagenet_sample_300.tar"
+    if not path.exists():
+        pytest.skip(f"needs {name} of the ImageNet sample images (shared/data)")
+    with tarfile.open(path) as archive:
+        member = next(m for m in archive if m.name.endswith(name))
+        file = archive.extractfile(member)
+        assert file is not None
+        return file.read()

@@ -10,27 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import plain_augment
 from PIL import Image
 
-from nfnets.data.augment import AugmentConfig, EvalCrop
+from nfnets.data.augment import EvalCrop
 from nfnets.data.decode import DamagedImage
 from nfnets.data.order import step_indices
 from nfnets.data.pipeline import make_eval_iter, make_train_iter
 from nfnets.data.sources import Source, open_source
 from nfnets.errors import UserError
 
-AUGMENT = AugmentConfig(
-    crop="random_resized",
-    crop_pad=1,
-    crop_area=(0.3, 1.0),
-    crop_aspect=(3 / 4, 4 / 3),
-    flip_rate=0.5,
-    interpolation="bicubic",
-    antialias=False,
-    mixup_alpha=0.0,
-    cutmix_alpha=0.0,
-    randaugment_layers=0,
-    randaugment_magnitude=None,
+AUGMENT = plain_augment(
+    crop="random_resized", crop_pad=1, crop_area=(0.3, 1.0), flip_rate=0.5
 )
 PLAIN = dataclasses.replace(AUGMENT, crop="resize", flip_rate=0.0)
 WHOLE = EvalCrop("resize", "bilinear", antialias=False)

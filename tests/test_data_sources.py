@@ -178,13 +178,51 @@ def test_unknown_source_lists_the_kinds():
     refused(r"unknown data source 'digit'; did you mean digits", "digit")
     refused("known: digits, folder:PATH, synthetic.*config=digits", "xyz:abc")
     refused("unknown data source 'digits:5'", "digits:5")
-    refused("split is 'val'; expected train or test", "digits", split="val")
+    refused("split is 'val'; expected train, test or hold", "digits", split="val")
     refused("'synthetic:ten': expected a number", "synthetic:ten")
     refused("num_classes is 0; expected 1 or more", "digits", num_classes=0)
 
 
-def test_tfds_says_what_works_instead():
-    refused("not built yet.*folder:PATH.*--config=digits", "tfds:imagenet2012")
+@pytest.mark.parametrize("spec", ["digits", "synthetic:50"])
+def test_holdout_and_training_part_make_up_the_training_split(spec: str):
+    whole = open_source(spec, "train", num_classes=10)
+    held = open_source(spec, "holdout", num_classes=10, holdout=17)
+    rest = open_source(spec, "train", num_classes=10, holdout=17)
+    assert (len(held), len(rest)) == (17, len(whole) - 17)
+    expected = {whole.describe(i): i for i in range(len(whole))}
+    for part in (held, rest):
+        for index in range(0, len(part), 5):
+            original = expected[part.describe(index)]
+            assert part.labels[index] == whole.labels[original]
+            np.testing.assert_array_equal(part.read(index), whole.read(original))
+    names = [part.describe(i) for part in (held, rest) for i in range(len(part))]
+    assert sorted(names) == sorted(expected)
+    # In order, and evenly spaced: data may be sorted by class.
+    places = np.array([expected[held.describe(i)] for i in range(17)])
+    steps = np.diff([*places, len(whole)])
+    assert places[0] == 0
+    assert steps.max() - steps.min() <= 1
+    # The test split is the same with and without.
+    test = open_source(spec, "test", num_classes=10, holdout=17)
+    assert len(test) == len(open_source(spec, "test", num_classes=10))
+
+
+def test_holdout_must_leave_records_to_train_on(tree: Path):
+    refused("holdout is 3, but .*/train has 3 records; expected fewer", tree, holdout=3)
+    refused("holdout is 0; expected", "digits", split="holdout")
+    refused("holdout is -1; expected", "digits", holdout=-1)
+    held = open_source(f"folder:{tree}", "holdout", holdout=1)
+    assert held.describe(0).endswith("cat/c.jpeg")
+
+
+def test_data_dir_belongs_to_tfds(tree: Path):
+    refused("data_dir is '/x', but .* is no TFDS data set", tree, data_dir="/x")
+
+
+def test_folders_are_read_from_local_disks():
+    refused(
+        "'folder:gs://bucket/x': folders are read from local", "folder:gs://bucket/x"
+    )
 
 
 def test_missing_folder_says_how_to_lay_out_data(tmp_path: Path):

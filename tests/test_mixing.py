@@ -11,27 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import plain_augment
 
 from nfnets.data import mixing
-from nfnets.data.augment import AugmentConfig
 from nfnets.errors import UserError
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "nfnet_mixing.json").read_text("utf-8")
 )
-NO_MIXING = AugmentConfig(
-    crop="resize",
-    crop_pad=0,
-    crop_area=(0.08, 1.0),
-    crop_aspect=(3 / 4, 4 / 3),
-    flip_rate=0.5,
-    interpolation="bicubic",
-    antialias=False,
-    mixup_alpha=0.0,
-    cutmix_alpha=0.0,
-    randaugment_layers=0,
-    randaugment_magnitude=None,
-)
+NO_MIXING = plain_augment(flip_rate=0.5)
 
 jitted_mix = jax.jit(mixing.mix, static_argnames=("mixup_alpha", "cutmix_alpha"))
 

@@ -1,19 +1,36 @@
 """What is done to one image: the settings of a recipe, and their application.
 
-Mixing (mixup, cutmix) is not here: it needs several images and runs on the
-device, see ``nfnets.data.mixing``.
+Mixing (mixup, cutmix) is not here: it needs several images, see
+``nfnets.data.mixing`` (on the device) and ``nfnets.data.host_mixing``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from nfnets.data import crops
+from nfnets.data.autoaugment import autoaugment
 from nfnets.data.randaugment import randaugment
 from nfnets.errors import UserError
 
+
+class Semantics(NamedTuple):
+    """One code base's form of the policies, on uint8 ``[H, W, 3]``.
+
+    Attributes:
+        randaugment: (rng, image, layers, magnitude) -> image.
+        autoaugment: (rng, image) -> image.
+    """
+
+    randaugment: Callable[[np.random.Generator, np.ndarray, int, float], np.ndarray]
+    autoaugment: Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+SEMANTICS = {"tf": Semantics(randaugment, autoaugment)}
 TRAIN_CROPS = ("random_resized", "pad", "resize")
 EVAL_CROPS = ("resize", "resize_crop", "crop_resize")
 
@@ -34,6 +51,11 @@ class AugmentConfig:
         antialias: widen the kernel when shrinking; the papers of Google do not.
         mixup_alpha: Beta(alpha, alpha) of mixup; 0 turns it off.
         cutmix_alpha: Beta(alpha, alpha) of cutmix's area; 0 turns it off.
+        augment_before_mix: whether RandAugment or AutoAugment sees the images before
+            they are mixed; the official NFNet recipe augments the mixed image.
+        semantics: whose operations, a key of ``SEMANTICS``: ``tf`` is the official
+            code of Google's papers.
+        autoaugment: AutoAugment's policy v0 in place of RandAugment.
         randaugment_layers: operations per image; 0 turns RandAugment off.
         randaugment_magnitude: M out of 10; ``None`` is the model variant's, which
             is filled in before the settings get here.
@@ -48,6 +70,9 @@ class AugmentConfig:
     antialias: bool
     mixup_alpha: float
     cutmix_alpha: float
+    augment_before_mix: bool
+    semantics: str
+    autoaugment: bool
     randaugment_layers: int
     randaugment_magnitude: float | None
 
@@ -75,10 +100,11 @@ def check_augment(config: AugmentConfig) -> None:
     """Refuses settings that no image could satisfy.
 
     Raises:
-        UserError: an unknown name, an empty or impossible range, or RandAugment
-            without a magnitude.
+        UserError: an unknown name, an empty or impossible range, RandAugment without
+            a magnitude, or RandAugment and AutoAugment together.
     """
     _check_name("crop", config.crop, TRAIN_CROPS)
+    _check_name("semantics", config.semantics, tuple(SEMANTICS))
     _check_name("interpolation", config.interpolation, crops.KERNELS)
     low, high = config.crop_area
     if not 0 < low <= high <= 1:
@@ -101,6 +127,12 @@ def check_augment(config: AugmentConfig) -> None:
             f"randaugment_magnitude is {magnitude} with {config.randaugment_layers} "
             "randaugment_layers; expected 0 or more (out of 10, larger is allowed)"
         )
+    if config.autoaugment and config.randaugment_layers > 0:
+        raise UserError(
+            f"autoaugment is on together with {config.randaugment_layers} "
+            "randaugment_layers; it takes RandAugment's place: set randaugment_layers "
+            "to 0 or autoaugment to False"
+        )
 
 
 def check_eval_crop(crop: EvalCrop) -> None:
@@ -116,10 +148,15 @@ def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
         raise UserError(f"{what} is {name!r}; expected one of {', '.join(known)}")
 
 
+def has_policy(config: AugmentConfig) -> bool:
+    """Whether RandAugment or AutoAugment is on."""
+    return config.autoaugment or config.randaugment_layers > 0
+
+
 def augment_image(
     rng: np.random.Generator, image: np.ndarray, config: AugmentConfig, image_size: int
 ) -> np.ndarray:
-    """One training image: crop, resize, flip, RandAugment.
+    """One training image: crop, flip, resize, RandAugment or AutoAugment.
 
     Args:
         rng: everything random is drawn from it, always in the same order.
@@ -130,51 +167,72 @@ def augment_image(
     Returns:
         uint8 ``[S, S, 3]``.
     """
-    # Differs: the official code resizes after the flip and keeps float overshoots
-    # of the bicubic kernel; here the host sends uint8, so values are rounded and
-    # clipped to 0..255. The order makes no other difference.
+    return apply_policy(rng, crop_for_train(rng, image, config, image_size), config)
+
+
+def crop_for_train(
+    rng: np.random.Generator, image: np.ndarray, config: AugmentConfig, image_size: int
+) -> np.ndarray:
+    """The first half of :func:`augment_image`: crop, flip, resize.
+
+    Returns:
+        float32 ``[S, S, 3]``, a new array; bicubic without antialias overshoots
+        0..255, as officially.
+    """
     size = (image_size, image_size)
     kernel, antialias = config.interpolation, config.antialias
     if config.crop == "random_resized":
-        image = crops.random_resized_crop(
-            rng,
-            image,
-            image_size,
-            config.crop_area,
-            config.crop_aspect,
-            kernel=kernel,
-            antialias=antialias,
+        image = crops.random_window(
+            rng, image, image_size, config.crop_area, config.crop_aspect
         )
-    else:
-        image = crops.resize(image, size, kernel=kernel, antialias=antialias)
-        if config.crop == "pad":
-            image = crops.pad_and_crop(rng, image, config.crop_pad)
-    image = crops.random_flip(rng, image, config.flip_rate)
-    if config.randaugment_layers == 0:
-        return image
-    if config.randaugment_magnitude is None:
+        image = crops.random_flip(rng, image, config.flip_rate)
+        return crops.resize(image, size, kernel=kernel, antialias=antialias)
+    image = crops.resize(image, size, kernel=kernel, antialias=antialias)
+    if config.crop == "pad":
+        image = crops.pad_and_crop(rng, image, config.crop_pad)
+    return crops.random_flip(rng, image, config.flip_rate)
+
+
+def apply_policy(
+    rng: np.random.Generator, image: np.ndarray, config: AugmentConfig
+) -> np.ndarray:
+    """The second half of :func:`augment_image`, or what follows mixing on the host.
+
+    Args:
+        rng: what RandAugment or AutoAugment draws from.
+        image: float32 ``[S, S, 3]``, overwritten. Official NFNet order: clipped to
+            0..255 and truncated to uint8 for the policy.
+        config: checked by :func:`check_augment`.
+
+    Returns:
+        uint8 ``[S, S, 3]``.
+    """
+    if not has_policy(config):
+        # Differs: without a policy the official code keeps the fractions and the
+        # overshoots of the bicubic kernel; here the host sends uint8.
+        return crops.round_to_uint8(image)
+    image = np.ascontiguousarray(crops.truncate_to_uint8(image))
+    semantics = SEMANTICS[config.semantics]
+    if config.autoaugment:
+        return semantics.autoaugment(rng, image)
+    magnitude = config.randaugment_magnitude
+    if magnitude is None:
         raise UserError("randaugment_magnitude is None; expected a number of 0 or more")
-    # Differs: the official NFNet recipe mixes first and augments the mixed image; here
-    # mixing is on the device, after this.
-    return randaugment(
-        rng,
-        np.ascontiguousarray(image),
-        config.randaugment_layers,
-        config.randaugment_magnitude,
-    )
+    return semantics.randaugment(rng, image, config.randaugment_layers, magnitude)
 
 
 def crop_for_eval(image: np.ndarray, crop: EvalCrop, image_size: int) -> np.ndarray:
-    """One evaluation image, uint8 ``[H, W, 3]`` -> uint8 ``[S, S, 3]``."""
-    kernel, antialias = crop.interpolation, crop.antialias
-    if crop.crop == "resize_crop":
-        return crops.resize_crop(
-            image, image_size, crop.extra, kernel=kernel, antialias=antialias
-        )
-    if crop.crop == "crop_resize":
-        return crops.crop_resize(
-            image, image_size, crop.extra, kernel=kernel, antialias=antialias
-        )
-    return crops.resize(
-        image, (image_size, image_size), kernel=kernel, antialias=antialias
+    """One evaluation image, uint8 ``[H, W, 3]`` -> float32 ``[S, S, 3]``.
+
+    Nothing is rounded or clipped after a bicubic resize without antialias, as in the
+    official code; other kernels give whole numbers in 0..255.
+    """
+    side = image_size
+    if crop.crop == "resize_crop":  # the whole image, whatever its aspect ratio
+        side += crop.extra
+    elif crop.crop == "crop_resize":
+        image = crops.centre_square(image, image_size, crop.extra)
+    image = crops.resize(
+        image, (side, side), kernel=crop.interpolation, antialias=crop.antialias
     )
+    return crops.centre_crop(image, image_size, image_size)

@@ -53,7 +53,7 @@ def _pillow() -> Any:
 def resize(
     image: np.ndarray, size: tuple[int, int], *, kernel: str, antialias: bool
 ) -> np.ndarray:
-    """Resizes, ignoring the aspect ratio, and rounds to uint8.
+    """Resizes, ignoring the aspect ratio.
 
     Args:
         image: uint8 ``[H, W, 3]``, any strides.
@@ -62,19 +62,22 @@ def resize(
         antialias: Pillow's resize; ``False`` is TensorFlow's default.
 
     Returns:
-        uint8 ``[size[0], size[1], 3]``; the image itself where nothing changes.
+        float32 ``[size[0], size[1], 3]``, a new array: whole numbers in 0..255,
+        except that bicubic without antialias keeps fractions and overshoots.
     """
     if image.shape[:2] == size:
-        return image
+        return image.astype(np.float32, order="C")
+    if kernel == "bicubic" and not antialias:
+        return resize_bicubic(image, size)
+    image = np.ascontiguousarray(image)
     if antialias:
         pillow = _pillow()
         method = {"bilinear": pillow.BILINEAR, "bicubic": pillow.BICUBIC}[kernel]
-        whole = pillow.fromarray(np.ascontiguousarray(image))
-        return np.asarray(whole.resize(size[::-1], method))
-    if kernel == "bilinear":
+        image = np.asarray(pillow.fromarray(image).resize(size[::-1], method))
+    else:
         cv2 = load_cv2()
-        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
-    return round_to_uint8(resize_bicubic(image, size))
+        image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return image.astype(np.float32)
 
 
 def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -112,16 +115,17 @@ def bicubic_taps(length_in: int, length_out: int) -> tuple[np.ndarray, np.ndarra
         int64 ``[4, length_out]`` inside ``0..length_in - 1``, and float32
         ``[4, length_out, 1]``.
     """
-    centre = (np.arange(length_out) + 0.5) * (length_in / length_out) - 0.5
+    # float32 throughout, as in TensorFlow: it decides which weights are looked up.
+    half, scale = np.float32(0.5), np.float32(length_in) / np.float32(length_out)
+    centre = (np.arange(length_out, dtype=np.float32) + half) * scale - half
     first = np.floor(centre)
-    offset = np.rint((centre - first) * _CUBIC_STEPS) / _CUBIC_STEPS
+    offset = np.rint((centre - first) * _CUBIC_STEPS).astype(np.int64) / _CUBIC_STEPS
     taps = np.arange(-1, 3)[:, None]  # [4, 1]
     indices = first.astype(np.int64) + taps
-    weights = _keys_cubic(np.abs(offset - taps))
-    weights *= (indices >= 0) & (indices < length_in)
-    weights /= weights.sum(axis=0, keepdims=True)
-    indices = indices.clip(0, length_in - 1)
-    return indices, weights[:, :, None].astype(np.float32)
+    weights = _keys_cubic(np.abs(offset - taps)).astype(np.float32)
+    weights[(indices < 0) | (indices >= length_in)] = 0
+    weights *= 1 / (weights[0] + weights[1] + weights[2] + weights[3])
+    return indices.clip(0, length_in - 1), weights[:, :, None]
 
 
 def _keys_cubic(distance: np.ndarray, a: float = -0.5) -> np.ndarray:
@@ -134,6 +138,14 @@ def _keys_cubic(distance: np.ndarray, a: float = -0.5) -> np.ndarray:
 def round_to_uint8(image: np.ndarray) -> np.ndarray:
     """Rounds (ties to even) and clips to 0..255; ``image`` itself is overwritten."""
     np.rint(image, out=image)
+    return truncate_to_uint8(image)
+
+
+def truncate_to_uint8(image: np.ndarray) -> np.ndarray:
+    """Clips to 0..255 and drops the fractions, as TensorFlow casts.
+
+    ``image``, float32 of any shape, is itself overwritten.
+    """
     np.clip(image, 0, 255, out=image)
     return image.astype(np.uint8)
 
@@ -182,30 +194,24 @@ def random_box(
     return None
 
 
-def random_resized_crop(
+def random_window(
     rng: np.random.Generator,
     image: np.ndarray,
     image_size: int,
     area: tuple[float, float],
     aspect: tuple[float, float],
-    *,
-    kernel: str,
-    antialias: bool,
 ) -> np.ndarray:
-    """Random box, resized to ``[S, S, 3]``.
+    """A random box of the image, still to be resized to ``image_size``.
 
-    Where no box is found, or it is the whole image, the centre crop of evaluation
-    is used, as in the official code.
+    Where no box is found, or it is the whole image, the centre of evaluation is
+    used, as in the official code.
     """
     height, width = image.shape[:2]
     box = random_box(rng, height, width, area, aspect)
     if box is None or box[2:] == (height, width):
-        return crop_resize(
-            image, image_size, _TRAIN_EXTRA, kernel=kernel, antialias=antialias
-        )
+        return centre_square(image, image_size, _TRAIN_EXTRA)
     top, left, box_height, box_width = box
-    image = image[top : top + box_height, left : left + box_width]
-    return resize(image, (image_size, image_size), kernel=kernel, antialias=antialias)
+    return image[top : top + box_height, left : left + box_width]
 
 
 def pad_and_crop(rng: np.random.Generator, image: np.ndarray, pad: int) -> np.ndarray:
@@ -228,7 +234,7 @@ def pad_and_crop(rng: np.random.Generator, image: np.ndarray, pad: int) -> np.nd
 
 def random_flip(rng: np.random.Generator, image: np.ndarray, rate: float) -> np.ndarray:
     """Left-right flip with probability ``rate``; always uses one draw."""
-    return image[:, ::-1] if rng.random() < rate else image
+    return load_cv2().flip(image, 1) if rng.random() < rate else image
 
 
 def centre_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -238,25 +244,11 @@ def centre_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def resize_crop(
-    image: np.ndarray, image_size: int, extra: int, *, kernel: str, antialias: bool
-) -> np.ndarray:
-    """Whole image to S + extra, ignoring its aspect ratio, then the centre S x S.
+def centre_square(image: np.ndarray, image_size: int, extra: int) -> np.ndarray:
+    """Centre square with side S / (S + extra) of the short edge.
 
-    NFNet evaluation, ``resize_crop_32``.
-    """
-    size = image_size + extra
-    image = resize(image, (size, size), kernel=kernel, antialias=antialias)
-    return centre_crop(image, image_size, image_size)
-
-
-def crop_resize(
-    image: np.ndarray, image_size: int, extra: int, *, kernel: str, antialias: bool
-) -> np.ndarray:
-    """Centre square with side S / (S + extra) of the short edge, resized to S.
-
-    Evaluation during training of the official code.
+    What ``crop_resize`` resizes to S, the evaluation during training of the official
+    code.
     """
     side = max(1, min(image.shape[:2]) * image_size // (image_size + extra))
-    image = centre_crop(image, side, side)
-    return resize(image, (image_size, image_size), kernel=kernel, antialias=antialias)
+    return centre_crop(image, side, side)

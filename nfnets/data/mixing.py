@@ -3,10 +3,13 @@
 The official NFNet form: the host sends twice the images, and
 the surplus supplies the partners; with both mixups on, one half of each device's
 batch is mixup and the other cutmix. Papers: mixup arXiv 1710.09412, CutMix
-arXiv 1905.04899.
+arXiv 1905.04899. What is augmented after mixing is mixed on the host instead, see
+``nfnets.data.host_mixing``.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +19,8 @@ from nfnets.data.augment import AugmentConfig
 from nfnets.errors import UserError
 
 # Per channel R, G, B, in units of uint8 pixels.
-IMAGENET_MEAN = np.array((0.485, 0.456, 0.406), np.float32) * 255
-IMAGENET_STD = np.array((0.229, 0.224, 0.225), np.float32) * 255
+IMAGENET_MEAN = (np.array((0.485, 0.456, 0.406)) * 255).astype(np.float32)
+IMAGENET_STD = (np.array((0.229, 0.224, 0.225)) * 255).astype(np.float32)
 
 # Images [B, S, S, 3], labels [B], partners' labels [B], weight of labels [B].
 Mixed = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -193,16 +196,32 @@ def cutmix_mask(
         proportion: float ``[n]`` in 0..1, the share outside the unclipped box.
 
     Returns:
-        float32 ``[n, H, W, 1]``, 1 inside the box clipped to the image. The sides
-        are int(sqrt(1 - proportion) * side of the image), their halves integers.
+        float32 ``[n, H, W, 1]``, 1 inside the box clipped to the image.
     """
 
     def inside(length: int, centre: jax.Array) -> jax.Array:
-        side = (jnp.sqrt(1 - proportion) * length).astype(jnp.int32)
-        distance = jnp.arange(length)[None, :] - centre[:, None]  # [n, length]
-        half = (side // 2)[:, None]
-        return (distance >= -half) & (distance < half)
+        first, last = box_edges(length, centre, proportion)
+        places = jnp.arange(length)[None, :]  # [1, length]
+        return (places >= first[:, None]) & (places < last[:, None])
 
     rows, columns = inside(height, centre_y), inside(width, centre_x)
     mask = rows[:, :, None, None] & columns[:, None, :, None]  # [n, H, W, 1]
     return mask.astype(jnp.float32)
+
+
+def box_edges(length: int, centre: Any, proportion: Any) -> tuple[Any, Any]:
+    """Where cutmix's boxes begin and end along one axis, clipped to the image.
+
+    The side is int(sqrt(1 - proportion) * length), its half an integer.
+
+    Args:
+        length: of the image along the axis.
+        centre: int32 in ``0..length - 1``, any shape, of JAX or, on the host, NumPy.
+        proportion: float32 in 0..1, the same shape, of the same library.
+
+    Returns:
+        int32 of the same shape; the end is exclusive, and equal where the box is empty.
+    """
+    xp = proportion.__array_namespace__()
+    half = (xp.sqrt(1 - proportion) * length).astype(xp.int32) // 2
+    return xp.clip(centre - half, 0, length), xp.clip(centre + half, 0, length)

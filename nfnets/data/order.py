@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 # What a stream is for: the second word of its counter.
-ORDER, AUGMENT, SUBSTITUTE = 0, 1, 2
+ORDER, AUGMENT, SUBSTITUTE, MIX = 0, 1, 2, 3
 
 
 class _SlotRng(threading.local):
@@ -60,6 +60,9 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
 def step_indices(seed: int, step: int, images_per_step: int, count: int) -> np.ndarray:
     """The records of one step, int64 ``[images_per_step]``.
 
+    Differs: the official code shuffles a buffer of 10 batches within each host's part
+    of the records; here the whole epoch is shuffled, whatever the hosts.
+
     Epochs follow each other without a gap: every record occurs once in each run of
     ``count`` positions, a step may span several epochs, and no tail is dropped.
     """
@@ -70,3 +73,17 @@ def step_indices(seed: int, step: int, images_per_step: int, count: int) -> np.n
         here = epochs == epoch
         indices[here] = epoch_order(seed, int(epoch), count)[places[here]]
     return indices
+
+
+def shard_range(start: int, end: int, index: int, count: int) -> tuple[int, int]:
+    """The part of ``range(start, end)`` that process ``index`` of ``count`` reads.
+
+    Contiguous, in order, and the first ones are longer by 1 where the length does not
+    divide, as in the official code; a part may be empty.
+
+    Returns:
+        Its own start and end.
+    """
+    size, longer = divmod(end - start, count)
+    first = start + index * size + min(index, longer)
+    return first, first + size + (index < longer)

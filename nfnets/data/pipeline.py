@@ -1,94 +1,61 @@
 """Batches as a function of the step, so that nothing needs saving to resume.
 
 What fills slot s of step t, its crop and its augmentation depend on (seed, t, s)
-alone: not on the number of threads, nor on where a run was resumed.
+alone: not on the number of threads or processes, nor on where a run was resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from nfnets.data.augment import (
     AugmentConfig,
     EvalCrop,
-    augment_image,
     check_augment,
     check_eval_crop,
     crop_for_eval,
 )
 from nfnets.data.decode import DamagedImage
-from nfnets.data.order import AUGMENT, SUBSTITUTE, slot_rng, step_indices
+from nfnets.data.host_mixing import mixes_on_host
+from nfnets.data.mixing import check_mixing, partners
+from nfnets.data.order import shard_range, step_indices
 from nfnets.data.prefetch import Prefetcher, SlotPool
 from nfnets.data.sources import Source
+from nfnets.data.train_iterator import Batch, TrainIterator
+from nfnets.data.train_slots import TrainSlots, fill_slot
 from nfnets.errors import UserError
 
-Batch = dict[str, np.ndarray]
 
-# Damaged images that never stop a run, however few images it has seen.
-MIN_DAMAGED = 10
-# Replacements tried for one slot before the data set is given up.
-_SUBSTITUTES = 20
+def train_batch_shapes(
+    augment: AugmentConfig, image_size: int, images_per_device: int, num_devices: int
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and dtype of every array of a training batch of one process.
 
+    Args:
+        augment: says who mixes: where the host does, partners' labels and weights of
+            the labels come along; where the device does, twice the images.
+        image_size: S, the side of the images.
+        images_per_device: B, images trained on per device and step.
+        num_devices: D, of this process.
 
-class TrainIterator(Iterator[Batch]):
-    """Training batches in step order; see :func:`make_train_iter`.
-
-    Attributes:
-        damaged: damaged images met since the start of the run, in the batches handed
-            out so far.
+    Returns:
+        ``image`` uint8 ``[D, n, S, S, 3]`` and ``label`` int32 ``[D, n]``, where n is
+        ``B * partners(augment)``, or, mixed on the host, B; then also ``mix_label``
+        int32 and ``ratio`` float32, the weight of ``label``, ``[D, B]`` each.
     """
-
-    def __init__(
-        self,
-        batches: Prefetcher[tuple[Batch, list[DamagedImage]]],
-        max_damaged: float,
-        log: Callable[[str], None],
-        *,
-        damaged: int,
-        seen: int,
-    ):
-        self.damaged = damaged
-        self._seen = seen
-        self._named: set[str] = set()
-        self._batches = batches
-        self._max_damaged = max_damaged
-        self._log = log
-
-    def __iter__(self) -> TrainIterator:
-        return self
-
-    def __next__(self) -> Batch:
-        batch, damaged = next(self._batches)
-        self._seen += batch["label"].size
-        for error in damaged:
-            self._count(error)
-        return batch
-
-    def _count(self, error: DamagedImage) -> None:
-        self.damaged += 1
-        if error.record not in self._named:
-            self._named.add(error.record)
-            self._log(f"damaged image, another takes its place: {error}")
-        limit = max(MIN_DAMAGED, self._max_damaged * self._seen)
-        if self.damaged > limit:
-            self.close()
-            raise UserError(
-                f"{self.damaged} damaged images among {self._seen} seen, more than "
-                f"{limit:g} (data.max_damaged={self._max_damaged:g}); the last is "
-                f"{error}; mend the files or raise data.max_damaged"
-            )
-
-    def close(self) -> None:
-        """Stops and joins the loader's threads; harmless when called again."""
-        self._batches.close()
-
-    def __enter__(self) -> TrainIterator:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    mixed = mixes_on_host(augment)
+    rows = images_per_device * (1 if mixed else partners(augment))
+    leading = (num_devices, rows)
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "image": ((*leading, image_size, image_size, 3), np.uint8),
+        "label": (leading, np.int32),
+    }
+    if mixed:
+        shapes |= {"mix_label": (leading, np.int32), "ratio": (leading, np.float32)}
+    return shapes
 
 
 def make_train_iter(
@@ -105,62 +72,89 @@ def make_train_iter(
     threads: int,
     log: Callable[[str], None],
     damaged: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> TrainIterator:
-    """Batches of steps ``start_step`` to ``num_steps - 1``.
+    """One process's rows of the batches of ``start_step`` to ``num_steps - 1``.
+
+    The rows of all processes in order are the batch that one process with all the
+    devices would make.
 
     Args:
-        source: the training split.
-        augment: crop, flip and RandAugment; mixing is left to the device.
+        source: the training split, the same in every process.
+        augment: crop, flip, policy, and mixing where the host does it.
         image_size: S, the side of the images.
-        images_per_step: images read per step over all devices, that is the batch
+        images_per_step: images read per step over all processes, that is the batch
             size times ``mixing.partners(augment)``.
-        num_devices: D, a divisor of ``images_per_step``.
+        num_devices: D, of this process; the others have as many.
         seed: of order and augmentation, ``0..2**64 - 1``.
         start_step: first step, counted from 0 since the start of the run.
         num_steps: step after the last.
-        max_damaged: share of the images seen that may be damaged; 10 always may.
+        max_damaged: share of the images seen that may be damaged; 10 always may. Each
+            process counts its own.
         threads: that decode; the batches do not depend on it.
         log: is told of each damaged record once.
         damaged: damaged images met before ``start_step``.
+        process_index: of this process, below ``process_count``.
+        process_count: processes that share each step.
 
     Returns:
-        An iterator of ``image`` uint8 ``[D, B, S, S, 3]`` and ``label`` int32
-        ``[D, B]``, fresh arrays each time; ``close()`` it when leaving early.
+        An iterator of the arrays of :func:`train_batch_shapes`, fresh ones each time;
+        ``close()`` it when leaving early.
 
     Raises:
         UserError: settings that do not fit; while iterating, too many damaged images.
     """
     check_augment(augment)
-    _check_batch("images per step", images_per_step, num_devices, image_size)
+    all_devices, read_per_image = num_devices * process_count, partners(augment)
+    unit = all_devices * read_per_image
+    _check_batch("images per step", images_per_step, all_devices, unit, image_size)
+    check_mixing(augment, images_per_step // unit)
+    shapes = train_batch_shapes(
+        augment, image_size, images_per_step // unit, num_devices
+    )
+    slots = TrainSlots(
+        source, augment, image_size, images_per_step // all_devices, seed
+    )
     pool = SlotPool(threads)
 
     def make(step: int) -> tuple[Batch, list[DamagedImage]]:
         indices = step_indices(seed, step, images_per_step, len(source))
-        images = np.empty((images_per_step, image_size, image_size, 3), np.uint8)
-        labels = np.empty(images_per_step, np.int32)
+        return _train_batch(slots, shapes, pool, step, indices, process_index)
 
-        def fill(slot: int) -> list[DamagedImage]:
-            index = int(indices[slot])
-            image, index, damaged = _read_or_replace(source, index, seed, step, slot)
-            rng = slot_rng(seed, step, purpose=AUGMENT, slot=slot)
-            images[slot] = augment_image(rng, image, augment, image_size)
-            labels[slot] = source.labels[index]
-            return damaged
-
-        damaged = [
-            error for errors in pool.run(fill, images_per_step) for error in errors
-        ]
-        batch: Batch = {"image": images, "label": labels}
-        return _split_over_devices(batch, num_devices), damaged
-
-    keys = range(start_step, num_steps)
+    images_per_batch = images_per_step // process_count
     return TrainIterator(
-        Prefetcher(make, keys, pool),
+        Prefetcher(make, range(start_step, num_steps), pool),
         max_damaged,
         log,
         damaged=damaged,
-        seen=start_step * images_per_step,
+        seen=start_step * images_per_batch,
+        images_per_batch=images_per_batch,
     )
+
+
+def _train_batch(
+    slots: TrainSlots,
+    shapes: dict[str, tuple[tuple[int, ...], Any]],
+    pool: SlotPool,
+    step: int,
+    indices: np.ndarray,
+    process_index: int,
+) -> tuple[Batch, list[DamagedImage]]:
+    """One process's rows of a step, and the damaged records met."""
+    batch = {name: np.empty(*shape) for name, shape in shapes.items()}
+    # [D, n, ...] -> [D * n, ...], sharing the memory.
+    rows = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
+    count = batch["label"].size
+
+    def fill(row: int) -> list[DamagedImage]:
+        slot = process_index * count + row
+        entries, damaged = fill_slot(slots, step, indices, slot)
+        for name, entry in entries.items():
+            rows[name][row] = entry
+        return damaged
+
+    return batch, [error for errors in pool.run(fill, count) for error in errors]
 
 
 def make_eval_iter(
@@ -171,93 +165,82 @@ def make_eval_iter(
     batch_size: int,
     num_devices: int,
     threads: int,
+    process_index: int = 0,
+    process_count: int = 1,
 ) -> Prefetcher[Batch]:
-    """Every example exactly once, in order.
+    """One process's examples, in order; over all processes each exactly once.
 
     Args:
-        source: the test split.
+        source: the test split, the same in every process.
         crop: how images become square.
         image_size: S, the side of the images.
-        batch_size: examples per batch over all devices.
-        num_devices: D, a divisor of ``batch_size``.
+        batch_size: examples per batch over all processes.
+        num_devices: D, of this process; the others have as many.
         threads: that decode.
+        process_index: of this process, below ``process_count``.
+        process_count: processes, which read contiguous parts of the source
+            (``order.shard_range``).
 
     Returns:
-        An iterator of ``image`` uint8 ``[D, B, S, S, 3]``, ``label`` int32
-        ``[D, B]`` and ``mask`` bool ``[D, B]``. All batches have the same shape; in
-        the last, padding has zero images, label 0 and mask ``False``.
+        An iterator of ``image`` float32 ``[D, B, S, S, 3]``, not normalised, ``label``
+        int32 ``[D, B]`` and ``mask`` bool ``[D, B]``. All batches have the same shape,
+        and all processes the same number of batches; padding has zero images, label 0
+        and mask ``False``.
 
     Raises:
         UserError: settings that do not fit; while iterating, a damaged image: an
             evaluation that leaves one out is not the evaluation that was asked for.
     """
     check_eval_crop(crop)
-    _check_batch("evaluation batch size", batch_size, num_devices, image_size)
+    all_devices = num_devices * process_count
+    _check_batch(
+        "evaluation batch size", batch_size, all_devices, all_devices, image_size
+    )
+    first, end = shard_range(0, len(source), process_index, process_count)
+    rows = batch_size // process_count
+    longest = -(-len(source) // process_count)
     pool = SlotPool(threads)
 
-    def make(start: int) -> Batch:
-        count = min(batch_size, len(source) - start)
-        images = np.zeros((batch_size, image_size, image_size, 3), np.uint8)
-        labels = np.zeros(batch_size, np.int32)
-        labels[:count] = source.labels[start : start + count]
+    def make(offset: int) -> Batch:
+        start = first + offset
+        count = min(max(end - start, 0), rows)
+        batch: Batch = {
+            "image": np.zeros((rows, image_size, image_size, 3), np.float32),
+            "label": np.zeros(rows, np.int32),
+            "mask": np.arange(rows) < count,
+        }
+        batch["label"][:count] = source.labels[start : start + count]
 
-        def fill(slot: int) -> None:
-            try:
-                image = source.read(start + slot)
-            except DamagedImage as error:
-                raise UserError(
-                    f"damaged evaluation image {error}; evaluation leaves none out, so "
-                    "mend or replace the file"
-                ) from error
-            images[slot] = crop_for_eval(image, crop, image_size)
+        def fill(row: int) -> None:
+            image = _read_for_eval(source, start + row)
+            batch["image"][row] = crop_for_eval(image, crop, image_size)
 
         pool.run(fill, count)
-        batch: Batch = {"image": images, "label": labels}
-        batch["mask"] = np.arange(batch_size) < count
-        return _split_over_devices(batch, num_devices)
+        return {
+            name: array.reshape(num_devices, -1, *array.shape[1:])
+            for name, array in batch.items()
+        }
 
-    return Prefetcher(make, range(0, len(source), batch_size), pool)
-
-
-def _read_or_replace(
-    source: Source, index: int, seed: int, step: int, slot: int
-) -> tuple[np.ndarray, int, list[DamagedImage]]:
-    """Reads a record, or another where it is damaged.
-
-    Which other is a function of (seed, step, slot, attempt).
-
-    Returns:
-        The image, the index that was read in the end, and the damaged records.
-    """
-    damaged: list[DamagedImage] = []
-    while True:
-        try:
-            return source.read(index), index, damaged
-        except DamagedImage as error:
-            damaged.append(error)
-        if len(damaged) == 1:
-            rng = slot_rng(seed, step, purpose=SUBSTITUTE, slot=slot)
-        if len(damaged) > _SUBSTITUTES:
-            raise UserError(
-                f"{source.name}: {len(damaged)} records in a row are damaged, the last "
-                f"is {damaged[-1]}; check the data set"
-            )
-        index = int(rng.random() * len(source))
+    return Prefetcher(make, range(0, longest, rows), pool)
 
 
-def _check_batch(what: str, size: int, num_devices: int, image_size: int) -> None:
-    if size < 1 or size % num_devices:
+def _read_for_eval(source: Source, index: int) -> np.ndarray:
+    try:
+        return source.read(index)
+    except DamagedImage as error:
+        raise UserError(
+            f"damaged evaluation image {error}; evaluation leaves none out, so "
+            "mend or replace the file"
+        ) from error
+
+
+def _check_batch(
+    what: str, size: int, num_devices: int, unit: int, image_size: int
+) -> None:
+    if size < 1 or size % unit:
         raise UserError(
             f"{what} is {size}, which {num_devices} devices cannot share equally; use "
-            f"a multiple of {num_devices}"
+            f"a multiple of {unit}"
         )
     if image_size < 1:
         raise UserError(f"image size is {image_size}; expected 1 pixel or more")
-
-
-def _split_over_devices(batch: Batch, num_devices: int) -> Batch:
-    """``[D * B, ...]`` -> ``[D, B, ...]`` of every entry."""
-    return {
-        name: array.reshape(num_devices, -1, *array.shape[1:])
-        for name, array in batch.items()
-    }

@@ -7,15 +7,16 @@ pipeline make the order a pure function of the step.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from nfnets.data import folders
+from nfnets.data import folders, storage
 from nfnets.data.decode import decode, missing_extra
+from nfnets.data.tfds_source import open_tfds
 from nfnets.errors import UserError, did_you_mean
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "test", "holdout")
 KINDS = ("digits", "folder:PATH", "synthetic", "synthetic:COUNT", "tfds:NAME")
 _RUNS_ANYWHERE = "--config=digits runs anywhere"
 
@@ -59,48 +60,116 @@ def open_source(
     *,
     class_map: str | None = None,
     num_classes: int | None = None,
+    data_dir: str | None = None,
+    holdout: int = 0,
 ) -> Source:
     """Opens one split of a data set; lists files, reads no image file.
 
     Args:
         spec: ``digits`` (scikit-learn's handwritten digits), ``folder:PATH`` (a
             folder per class, see :mod:`nfnets.data.folders`), ``synthetic`` or
-            ``synthetic:COUNT`` (made-up images, COUNT for training).
-        split: ``train`` or ``test``.
+            ``synthetic:COUNT`` (made-up images, COUNT for training), or
+            ``tfds:NAME[/CONFIG][:VERSION]`` (see :mod:`nfnets.data.tfds_source`),
+            whose labels are read from all its files the first time.
+        split: ``train`` (all training records but those held out), ``holdout`` (the
+            training records held out) or ``test``.
         class_map: only for ``folder:``: a file that gives each folder its label;
             ``None`` numbers the folders by name.
         num_classes: labels the network has; ``None`` means as many as the data.
             More than the data has is allowed, fewer is an error.
+        data_dir: only for ``tfds:``: where its data sets are, a path or ``gs://...``;
+            ``None`` means ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
+        holdout: training records held out. Of TFDS data the first ones, as in the
+            official NFNet code; of others, which may be sorted by class, evenly
+            spaced ones.
 
     Raises:
         UserError: unknown data set or split, missing or badly laid out files, or a
             label outside ``0..num_classes - 1``.
     """
+    kind, _, argument = spec.partition(":")
+    _check_options(spec, split, class_map, num_classes, data_dir, holdout)
+    part = "test" if split == "test" else "train"
+    if kind == "digits" and not argument:
+        source = _open_digits(part)
+    elif kind == "synthetic":
+        source = _open_synthetic(part, argument, num_classes or _SYNTHETIC_CLASSES)
+    elif kind == "folder":
+        source = _open_folder(argument, part, class_map)
+    elif kind == "tfds":
+        source = Source(**vars(open_tfds(argument, part, data_dir)))
+    else:
+        kinds = did_you_mean(spec, KINDS)
+        raise UserError(f"unknown data source {spec!r}; {kinds} ({_RUNS_ANYWHERE})")
+    source = _with_classes(source, num_classes)
+    if split == "test":
+        return source
+    return _hold_out(source, holdout, split, first=kind == "tfds")
+
+
+def _check_options(
+    spec: str,
+    split: str,
+    class_map: str | None,
+    num_classes: int | None,
+    data_dir: str | None,
+    holdout: int,
+) -> None:
+    """Refuses options that are wrong by themselves or mean nothing to the source."""
+    kind = spec.partition(":")[0]
     if split not in SPLITS:
-        raise UserError(f"split is {split!r}; expected train or test")
+        raise UserError(f"split is {split!r}; expected train, test or holdout")
     if num_classes is not None and num_classes < 1:
         raise UserError(f"num_classes is {num_classes}; expected 1 or more")
-    kind, _, argument = spec.partition(":")
     if class_map is not None and kind != "folder":
         raise UserError(
             f"class_map is {class_map!r}, but the data source {spec!r} has no class "
             "folders; leave it out or use folder:PATH"
         )
-    if kind == "digits" and not argument:
-        source = _open_digits(split)
-    elif kind == "synthetic":
-        source = _open_synthetic(split, argument, num_classes or _SYNTHETIC_CLASSES)
-    elif kind == "folder":
-        source = _open_folder(argument, split, class_map)
-    elif kind == "tfds":
+    if data_dir is not None and kind != "tfds":
         raise UserError(
-            f"data source {spec!r}: the ImageNet route through TFDS is not built yet "
-            f"in this version; use folder:PATH with class folders ({_RUNS_ANYWHERE})"
+            f"data_dir is {data_dir!r}, but the data source {spec!r} is no TFDS data "
+            "set; leave it out or use tfds:NAME"
         )
-    else:
-        kinds = did_you_mean(spec, KINDS)
-        raise UserError(f"unknown data source {spec!r}; {kinds} ({_RUNS_ANYWHERE})")
-    return _with_classes(source, num_classes)
+    if holdout < 0 or (split == "holdout" and holdout == 0):
+        raise UserError(
+            f"holdout is {holdout}; expected the number of training records to hold "
+            "out, 10000 in the official NFNet code"
+        )
+
+
+def _hold_out(source: Source, count: int, split: str, *, first: bool) -> Source:
+    """The records held out, or the rest.
+
+    Args:
+        source: all training records.
+        count: records to hold out.
+        split: ``holdout`` or ``train``.
+        first: take the first records rather than evenly spaced ones.
+    """
+    total = len(source)
+    if count == 0:
+        return source
+    if count >= total:
+        raise UserError(
+            f"holdout is {count}, but {source.name} has {total} records; expected fewer"
+        )
+    held = np.arange(count) if first else np.arange(count) * total // count
+    if split == "holdout":
+        return part_of(source, held, f"{source.name}[holdout {count}]")
+    rest = np.setdiff1d(np.arange(total), held, assume_unique=True)
+    return part_of(source, rest, f"{source.name}[without {count}]")
+
+
+def part_of(source: Source, indices: np.ndarray, name: str) -> Source:
+    """Some records of a source, in the given order."""
+    return replace(
+        source,
+        name=name,
+        labels=source.labels[indices],
+        read=lambda index: source.read(int(indices[index])),
+        describe=lambda index: source.describe(int(indices[index])),
+    )
 
 
 def _with_classes(source: Source, num_classes: int | None) -> Source:
@@ -109,14 +178,18 @@ def _with_classes(source: Source, num_classes: int | None) -> Source:
     outside = np.flatnonzero((source.labels < 0) | (source.labels >= count))
     if outside.size:
         first = int(outside[0])
+        if source.labels[first] < 0:
+            advice = "the record is unlabelled; use a split with labels"
+        else:
+            fitting = max(source.num_classes, int(source.labels.max()) + 1)
+            advice = f"set num_classes to {fitting} or more"
         raise UserError(
             f"{source.name}: label {source.labels[first]} of {source.describe(first)} "
-            f"is outside 0..{count - 1} ({outside.size} such records); set num_classes "
-            "or the class map to match the data"
+            f"is outside 0..{count - 1} ({outside.size} such records); {advice}"
         )
     names = source.class_names[:count]
     names += tuple(f"class_{i}" for i in range(len(names), count))
-    return Source(source.name, names, source.labels, source.read, source.describe)
+    return replace(source, class_names=names)
 
 
 def _open_digits(split: str) -> Source:
@@ -194,6 +267,11 @@ def synthetic_image(index: int, label: int, split: str) -> np.ndarray:
 
 
 def _open_folder(path: str, split: str, class_map: str | None) -> Source:
+    if storage.is_url(path):
+        raise UserError(
+            f"data source 'folder:{path}': folders are read from local disks only; "
+            "copy it to one, or use tfds: with data_dir=gs://..."
+        )
     listing = folders.list_folder(path, split, class_map)
     paths = listing.paths
     return Source(

@@ -1,0 +1,158 @@
+"""One split of a TFDS data set as images with random access, without TensorFlow."""
+
+from __future__ import annotations
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from nfnets.data import array_records, storage
+from nfnets.data.decode import DamagedImage, decode
+from nfnets.data.tf_example import (
+    MalformedRecord,
+    bytes_value,
+    feature_spans,
+    int_value,
+)
+from nfnets.data.tfds_index import Index, load_index
+from nfnets.data.tfds_info import Dataset
+from nfnets.data.tfds_layout import find_dataset, parse_name
+from nfnets.errors import UserError
+
+# Features that name the record in the original data, the best first.
+_NAME_KEYS = ("file_name", "filename", "image/filename", "id")
+
+
+@dataclass(frozen=True)
+class TfdsSplit:
+    """Images and labels of one split in TFDS's order; see ``sources.Source``."""
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    read: Callable[[int], np.ndarray]
+    describe: Callable[[int], str]
+
+
+def open_tfds(text: str, split: str, data_dir: str | None) -> TfdsSplit:
+    """Opens a split of ``NAME[/CONFIG][:VERSION]``.
+
+    Args:
+        text: the data set.
+        split: ``train`` or ``test``, which may be TFDS's ``validation``.
+        data_dir: a path or URL; ``None`` means ``$TFDS_DATA_DIR``, or
+            ``~/tensorflow_datasets``.
+
+    Raises:
+        UserError: missing, half-finished or damaged, or its index does not fit.
+    """
+    dataset = find_dataset(parse_name(text, data_dir))
+    return open_split(dataset, tfds_split(dataset, split))
+
+
+def tfds_split(dataset: Dataset, split: str) -> str:
+    """TFDS's name of our ``train`` or ``test``.
+
+    ImageNet's test images have no labels: there, and where TFDS has no ``test``, it is
+    the ``validation`` split.
+    """
+    wanted: tuple[str, ...] = ("test", "validation")
+    if split == "train":
+        wanted = ("train",)
+    elif dataset.name.startswith("imagenet2012"):
+        wanted = wanted[::-1]
+    for name in wanted:
+        if name in dataset.splits:
+            return name
+    raise UserError(
+        f"{dataset.directory} has no split {' or '.join(wanted)}; there: "
+        f"{', '.join(dataset.splits) or 'none'}"
+    )
+
+
+def open_split(dataset: Dataset, split: str) -> TfdsSplit:
+    """Opens a split by TFDS's name; builds its index where there is none."""
+    index = load_index(dataset, split)
+    read_record = _RecordReader(dataset, split, index)
+
+    def title(number: int, record: bytes | None = None) -> str:
+        shard = dataset.splits[split][read_record.shard_of(number)]
+        original = "" if record is None else _original_name(record)
+        return f"{dataset.name} {split} record {number} ({original}{shard.name})"
+
+    def read(number: int) -> np.ndarray:
+        record = None
+        try:
+            record = read_record(number)
+            spans = feature_spans(record, 0, len(record))
+            image = bytes_value(record, spans, dataset.image_key)
+            label = int_value(record, spans, dataset.label_key)
+            if label != index.labels[number]:
+                raise MalformedRecord(
+                    f"its label is {label}, the index has {index.labels[number]}"
+                )
+            return decode(image)
+        except MalformedRecord as error:
+            raise DamagedImage(title(number, record), str(error)) from error
+        except DamagedImage as error:
+            raise DamagedImage(title(number, record), error.reason) from error
+
+    def describe(number: int) -> str:
+        try:
+            return title(number, read_record(number))
+        except (MalformedRecord, UserError):
+            return title(number)
+
+    return TfdsSplit(
+        f"tfds:{dataset.name}/{split}",
+        dataset.class_names,
+        index.labels,
+        read,
+        describe,
+    )
+
+
+class _RecordReader:
+    """Serialized records by number; safe in threads; raises MalformedRecord."""
+
+    def __init__(self, dataset: Dataset, split: str, index: Index):
+        shards = dataset.splits[split]
+        counts = (shard.records for shard in shards)
+        self._starts = [0, *itertools.accumulate(counts)]
+        self._paths = [dataset.path(shard) for shard in shards]
+        self._index = index
+        self._read_numbered = (
+            array_records.make_reader(self._paths)
+            if dataset.file_format == "array_record"
+            else None
+        )
+
+    def shard_of(self, number: int) -> int:
+        return bisect_right(self._starts, number) - 1
+
+    def __call__(self, number: int) -> bytes:
+        shard = self.shard_of(number)
+        if self._read_numbered is not None:
+            return self._read_numbered(shard, number - self._starts[shard])
+        start = int(self._index.offsets[number])
+        length = int(self._index.lengths[number])
+        record = storage.read_range(self._paths[shard], start, start + length)
+        if len(record) < length:
+            raise MalformedRecord(f"the file ends {length - len(record)} bytes early")
+        return record
+
+
+def _original_name(record: bytes) -> str:
+    """``NAME, `` where the record has one."""
+    try:
+        spans = feature_spans(record, 0, len(record))
+        for key in _NAME_KEYS:
+            if key in spans:
+                name = bytes_value(record, spans, key)
+                return name.decode("utf-8", "backslashreplace") + ", "
+    except MalformedRecord:
+        pass
+    return ""
