@@ -12,6 +12,7 @@ TRAIN = [
     "array_record>=0.5; platform_system != 'Windows'",
     "importlib_resources>=6.0",  # imported by tensorflow-datasets, not declared there
     "orbax-checkpoint>=0.11",
+    "etils[epath]>=1.6",  # paths, local or gs://
     "pillow>=10.0",
     "opencv-python-headless>=4.9",
     "simplejpeg>=1.7",

@@ -17,18 +17,22 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 try:
     from absl import flags
+    from etils import epath
     from ml_collections import config_flags
 
     from nfnets.errors import UserError
+    from nfnets.training import processes
     from nfnets.training.config_files import load_config, rewrite_argv
     from nfnets.training.recipe import Recipe
+    from nfnets.training.storage import as_path
     from nfnets.training.typed_config import differences
 except ImportError as missing:
     print(f'error: {missing}; training needs: pip install ".[train]"', file=sys.stderr)
@@ -37,7 +41,7 @@ except ImportError as missing:
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 
 EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
-EXIT_INTERRUPTED = 75
+EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -46,32 +50,53 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_string("workdir", None, "Work directory; default runs/NAME.")
 flags.DEFINE_bool("list", False, "List configs and models, and exit.")
 flags.DEFINE_bool("print_config", False, "Print the resolved recipe as JSON, and exit.")
+flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "eval"],
+    "eval: no training, the weights of --config.init_from or of the work directory.",
+)
+flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0; found by itself on a cluster."
+)
+flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.")
+flags.DEFINE_integer("process_id", None, "With --coordinator: 0, 1, ...")
 flags.DEFINE_bool("dry_run", False, "Parameters, MACs, memory, one synthetic step.")
 
 
 def main(argv: list[str]) -> int:
-    """Runs the command and returns its exit status."""
+    """Runs the command and returns its exit status, or ends the process with it."""
+    try:
+        status = run_command(argv)
+    except UserError as error:
+        status = say_error(" ".join(str(error).split()))
+    except ImportError as error:
+        status = say_error(f'{error}; training needs: pip install ".[train]"')
+    except Exception:
+        traceback.print_exc()
+        status = EXIT_OTHER
+    return processes.leave(status)
+
+
+def run_command(argv: list[str]) -> int:
+    """Does what the arguments say and returns the exit status."""
     if {"--help", "-h", "-help"} & set(argv[1:]):
         print(f"{__doc__}\n{FLAGS.module_help(sys.modules[__name__])}")
         return EXIT_COMPLETE
-    try:
-        arguments, name = rewrite_argv(argv, CONFIG_DIR)
-        parse_flags(arguments)
-        if FLAGS.list:
-            return print_names()
-        if name is None:
-            raise UserError(
-                "give --config=NAME; --config=digits runs anywhere (--list)"
-            )
-        return run_config(name, shlex.join(["python", *argv]))
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except ImportError as error:
-        print(
-            f'error: {error}; training needs: pip install ".[train]"', file=sys.stderr
-        )
-        return EXIT_USER_ERROR
+    arguments, name = rewrite_argv(argv, CONFIG_DIR)
+    parse_flags(arguments)
+    if FLAGS.list:
+        return print_names()
+    if name is None:
+        raise UserError("give --config=NAME; --config=digits runs anywhere (--list)")
+    return run_config(name, shlex.join(["python", *argv]))
+
+
+def say_error(message: str) -> int:
+    """Prints one line, with the process where there are several; gives status 2."""
+    where = processes.name()
+    print(f"error: {f'{where}: ' if where else ''}{message}", file=sys.stderr)
+    return EXIT_USER_ERROR
 
 
 def parse_flags(arguments: list[str]) -> None:
@@ -108,23 +133,35 @@ def run_config(name: str, command: str) -> int:
 
         dry_run(recipe)
         return EXIT_COMPLETE
-    return train(recipe, command, changes)
-
-
-def train(recipe: Recipe, command: str, changes: dict[str, str]) -> int:
-    """Trains to the end, or until a signal; prints what was written."""
+    directory = as_path(FLAGS.workdir or f"runs/{recipe.name}")
+    processes.initialize(
+        coordinator=FLAGS.coordinator,
+        num_processes=FLAGS.num_processes,
+        process_id=FLAGS.process_id,
+        log=lambda message: print(message, flush=True),
+    )
     stop_requested = stop_on_signals()
     quiet_checkpoint_library()
+    if FLAGS.mode == "eval":
+        return evaluate(recipe, directory, stop_requested)
+    return train(recipe, directory, stop_requested, command, changes)
+
+
+def train(
+    recipe: Recipe,
+    directory: epath.Path,
+    stop_requested: Callable[[], bool],
+    command: str,
+    changes: dict[str, str],
+) -> int:
+    """Trains to the end, or until a signal; prints what was written."""
     from nfnets.training.loop import NonFiniteError, train_and_evaluate
 
-    if "://" in (FLAGS.workdir or ""):
-        raise UserError(f"--workdir={FLAGS.workdir} is not a local directory, use one")
-    directory = Path(FLAGS.workdir or Path("runs") / recipe.name)
     try:
         result = train_and_evaluate(
             recipe,
             directory,
-            log=lambda message: print(message, flush=True),
+            log=say,
             stop_requested=stop_requested,
             command=command,
             changes=changes,
@@ -133,15 +170,44 @@ def train(recipe: Recipe, command: str, changes: dict[str, str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_NON_FINITE
     if not result.complete:
-        print(f"interrupted and saved at step {result.step}; the same command goes on")
+        say(f"interrupted and saved at step {result.step}; the same command goes on")
         return EXIT_INTERRUPTED
-    for prefix, weights in (("eval", "last weights"), ("eval_ema", "moving average")):
-        if result.row and f"{prefix}/top1" in result.row:
-            top1, examples = (result.row[f"{prefix}/{k}"] for k in ("top1", "examples"))
-            print(f"result   {top1:.2%} top-1 on {examples} test images ({weights})")
+    say_result(recipe, result.row)
     written = [*result.files, directory / "metrics.jsonl", directory / "checkpoints"]
-    print(f"wrote    {', '.join(str(path) for path in written)}")
+    say(f"wrote    {', '.join(str(path) for path in written)}")
     return EXIT_COMPLETE
+
+
+def evaluate(
+    recipe: Recipe, directory: epath.Path, stop_requested: Callable[[], bool]
+) -> int:
+    """Evaluates the weights that the config or the work directory names."""
+    from nfnets.training.evaluate_only import RESULT, evaluate_only
+
+    row = evaluate_only(recipe, directory, log=say, stop_requested=stop_requested)
+    if row is None:
+        say("interrupted: nothing was written")
+        return EXIT_INTERRUPTED
+    say_result(recipe, row)
+    say(f"wrote    {directory / RESULT}")
+    return EXIT_COMPLETE
+
+
+def say_result(recipe: Recipe, row: Mapping[str, Any] | None) -> None:
+    """Prints the accuracies of an evaluation."""
+    for prefix, weights in (("eval", "weights"), ("eval_ema", "moving average")):
+        if row and f"{prefix}/top1" in row:
+            top1, top5 = (row[f"{prefix}/{k}"] for k in ("top1", "top5"))
+            say(
+                f"result   {top1:.2%} top-1, {top5:.2%} top-5 on "
+                f"{row[f'{prefix}/examples']} {recipe.eval.split} images ({weights})"
+            )
+
+
+def say(message: str) -> None:
+    """Prints a line at once, on process 0 only."""
+    if processes.is_main():
+        print(message, flush=True)
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:

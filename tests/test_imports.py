@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-FAMILIES = ("nfnets.nfnet", "nfnets.nf_resnet", "nfnets.nf_regnet")
-MODEL_PARTS = ("nfnets.layers", "nfnets.nf_layers", "nfnets.errors")
+FAMILIES = (
+    "nfnets.nfnet",
+    "nfnets.nf_resnet",
+    "nfnets.nf_regnet",
+    "nfnets.resnet_baselines",
+)
+MODEL_PARTS = (
+    "nfnets.errors",
+    "nfnets.layers",
+    "nfnets.nf_layers",
+    "nfnets.resnet_blocks",
+)
 OWN = ("nfnets", "effnetv2", "resnet_rs", "experiments", "tests")
 MODULES = sorted(ROOT.glob("nfnets/**/*.py"))
 
@@ -55,6 +65,7 @@ TRAINING_MAY_USE = (
     "nfnets.initialize",
     "nfnets.registry",
     "nfnets.training",
+    "nfnets.weights",
 )
 
 

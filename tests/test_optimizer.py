@@ -1,6 +1,7 @@
 """The official optimizer's numbers on NFNet-F0, and the rules of parameter groups."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from helpers import recipe_of, with_changes
 
 from nfnets.agc import adaptive_grad_clip, default_unit_axes, unitwise_norm
 from nfnets.errors import UserError
+from nfnets.flops import abstract_variables
 from nfnets.registry import create_model
 from nfnets.training.losses import soft_targets, softmax_cross_entropy
 from nfnets.training.optimizer import (
@@ -20,7 +22,7 @@ from nfnets.training.optimizer import (
     param_groups,
     param_mask,
 )
-from nfnets.weights.haiku import convert_haiku, export_haiku
+from nfnets.weights.haiku import convert_haiku, export_haiku, official_shapes
 
 
 def official(tree):
@@ -147,6 +149,33 @@ def test_official_groups(f0, want, constant_rate):
     assert {name: len(found) for name, found in members.items()} == want["groups"]
     for group, names in want["groups_members"].items():
         assert members[group] == set(names)
+
+
+@pytest.mark.parametrize("config", ["dm_resnet_50", "nf_resnet_50"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dm_resnet50",
+        "dm_resnet50_postact",
+        "skipinit_resnet50",
+        "fixup_resnet50",
+        "nf_resnet50",
+        "nf_seresnet50",
+    ],
+)
+def test_official_rule_of_what_is_not_decayed(config, name):
+    """Parameters called scale, offset or b, or with gain or bias in their name."""
+    recipe = dataclasses.replace(recipe_of(config), model=name)
+    params = abstract_variables(recipe.create_model(), 32)["params"]
+    make_optimizer(recipe, params)
+    groups = param_groups(params, recipe.optim)
+    for official, _, path in official_shapes(name):
+        if path is not None and path[0] == "params":
+            parameter = official.rpartition("/")[2]
+            plain = parameter in ("scale", "offset", "b")
+            undecayed = plain or "gain" in parameter or "bias" in parameter
+            group = functools.reduce(lambda tree, key: tree[key], path[1:], groups)
+            assert group == ("gains_biases" if undecayed else "weights"), official
 
 
 def test_units_are_counted_per_group(constant_rate):

@@ -282,12 +282,27 @@ def only_error(result):
         (("--config=digits", "seed=1"), r"unexpected argument 'seed=1'"),
         (("--config=digits", "--config.seed=None"), r"config\.seed is None"),
         (("--config=digits", "--config.eval.crop=centre"), r"'centre'.*resize_crop"),
-        (("--config=digits", "--workdir=gs://bucket/run"), r"gs://bucket/run is not"),
+        (
+            ("--config=digits", "--workdir=gs://bucket/run"),
+            r"needed for gs://bucket/run.*\[gcs\]",
+        ),
         (
             ("--config=digits", "--config.data.source=folder:/no/where"),
             r"/no/where.*--config=digits",
         ),
-        (("--config=nfnet_f0",), r"tfds.*folder:"),
+        (
+            ("--config=nfnet_f0", "--config.data.data_dir=/no/where"),
+            r"/no/where.*experiments/prepare\.py imagenet2012.*--config=digits",
+        ),
+        (
+            ("--config=nfnet_f0", "--config.data.data_dir=gs://bucket/data"),
+            r"needed for gs://bucket/data.*\[gcs\]",
+        ),
+        (
+            ("--config=digits", "--config.eval.split=holdout"),
+            r"eval\.split is holdout.*10000",
+        ),
+        (("--config=digits", "--mode=eval"), r"there is no checkpoint in .*init_from"),
         (("--config=digits", "--config.data.source=cifar"), r"'cifar'.*folder:"),
         (
             ("--config=digits", "--config.optim.no_clip=classifier"),

@@ -33,11 +33,10 @@ def test_nf_regnet_schedule_through_the_recipe(golden):
         np.testing.assert_allclose(schedule(int(step)), value, rtol=2e-6, atol=1e-7)
 
 
-def test_base_resnet_schedule(golden):
-    want = golden("nfnet_schedules")["base_resnet"]
-    schedule = warmup_cosine(
-        want["max_lr"], want["min_val"], want["warmup_steps"], want["num_steps"]
-    )
+def test_base_resnet_schedule_through_the_recipe(golden):
+    want, recipe = golden("nfnet_schedules")["base_resnet"], recipe_of("dm_resnet_50")
+    assert recipe.total_steps == want["num_steps"]
+    schedule = learning_rate(recipe)
     for step, value in want["values_float64"].items():
         np.testing.assert_allclose(schedule(int(step)), value, rtol=2e-6, atol=1e-7)
 

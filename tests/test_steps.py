@@ -258,6 +258,17 @@ def test_mixing_halves_the_batch_and_softens_the_targets(warm_recipe):
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
 
 
+def test_batch_that_the_host_has_mixed_is_not_mixed_again(warm_recipe):
+    """All the weight on the partners' labels is a batch with those labels."""
+    recipe = tiny_recipe(optim__warmup_epochs=0.0, augment__mixup_alpha=0.2)
+    batch, partner = batch_of(24), batch_of(24, seed=1)["label"]
+    mixed = {**batch, "mix_label": partner, "ratio": np.zeros(24, np.float32)}
+    state, metrics = run_steps(recipe, [mixed])
+    expected = run_steps(warm_recipe, [{**batch, "label": partner}])
+    chex.assert_trees_all_close(state.params, expected[0].params, **CLOSE)
+    np.testing.assert_allclose(metrics["loss"], expected[1]["loss"], rtol=1e-5)
+
+
 def test_dropout_draws_differ_by_step_and_device(warm_recipe):
     """With one image repeated, only the keys can make two steps' losses differ."""
     recipe = dataclasses.replace(

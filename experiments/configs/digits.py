@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
     config.model_overrides.stem_strides = (1, 1, 1, 1)
     config.model_overrides.group_size = 32
     config.small_images = False
+    config.init_from = config_dict.placeholder(str)
     config.dtype = "float32"
     config.num_epochs = 25.0
     config.batch_size = 64
@@ -43,7 +44,9 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.source = "digits"
+    config.data.data_dir = config_dict.placeholder(str)
     config.data.num_train = 1437
+    config.data.holdout = 0
     config.data.num_classes = 10
     config.data.class_map = config_dict.placeholder(str)
     config.data.max_damaged = 0.0
@@ -59,6 +62,9 @@ def get_config() -> ConfigDict:
     config.augment.antialias = False
     config.augment.mixup_alpha = 0.0
     config.augment.cutmix_alpha = 0.0
+    config.augment.augment_before_mix = True
+    config.augment.semantics = "tf"
+    config.augment.autoaugment = False
     config.augment.randaugment_layers = 0
     config.augment.randaugment_magnitude = config_dict.placeholder(float)
 
@@ -72,7 +78,7 @@ def get_config() -> ConfigDict:
     config.optim.momentum = 0.9
     config.optim.nesterov = True
     config.optim.weight_decay = 2e-5
-    config.optim.no_decay = (r"(gain|bias)$",)
+    config.optim.no_decay = (r"(scale|gain|bias\w*)$",)
     config.optim.agc_clipping = 0.08
     config.optim.agc_eps = 1e-3
     config.optim.no_clip = (r"^head/kernel$",)
@@ -82,6 +88,7 @@ def get_config() -> ConfigDict:
     config.sam.batch_fraction = 0.2
 
     config.eval = ConfigDict()
+    config.eval.split = "test"
     config.eval.every_epochs = 5.0
     config.eval.batch_size = 120
     config.eval.image_size = 8

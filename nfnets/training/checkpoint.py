@@ -12,15 +12,14 @@ import copy
 import dataclasses
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     BestN,
@@ -28,8 +27,10 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from nfnets.errors import UserError
+from nfnets.training import processes
 from nfnets.training.optimizer import path_str
 from nfnets.training.state import TrainState
+from nfnets.training.storage import is_remote
 
 # The score of a step that was not evaluated: below any accuracy.
 NOT_EVALUATED = -1.0
@@ -44,12 +45,12 @@ class Restored:
       record: the JSON record saved with it.
     """
 
-    state: TrainState
+    state: Any
     record: dict[str, Any]
 
 
 @contextlib.contextmanager
-def open_manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
+def open_manager(directory: epath.Path) -> Iterator[ocp.CheckpointManager]:
     """Opens or creates a checkpoint folder; removes what interrupted saves left in it.
 
     Keeps the two latest steps and the best one by the ``score`` they were saved with.
@@ -65,13 +66,22 @@ def open_manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
         preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
         best_fn=score,  # without it, scores are not read when a folder is reopened
     )
-    manager = ocp.CheckpointManager(directory.resolve(), options=options)
+    # orbax wants absolute paths, which all remote ones are.
+    path = directory if is_remote(directory) else epath.Path(directory).resolve()
+    manager = ocp.CheckpointManager(path, options=options)
     try:
         yield manager
-    finally:
-        with contextlib.suppress(Exception):  # said by save and finish already
-            manager.close()
-        _remove_leftovers(manager)
+    except BaseException:
+        if jax.process_count() == 1:  # of several, none waits here for the others
+            _close(manager)
+        raise
+    _close(manager)
+
+
+def _close(manager: ocp.CheckpointManager) -> None:
+    with contextlib.suppress(Exception):  # said by save and finish already
+        manager.close()
+    _remove_leftovers(manager)
 
 
 def flat_arrays(state: TrainState) -> dict[str, np.ndarray]:
@@ -156,18 +166,22 @@ def _removing_leftovers(
 
 
 def _remove_leftovers(manager: ocp.CheckpointManager) -> None:
-    for leftover in Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if not processes.is_main():
+        return
+    for leftover in epath.Path(manager.directory).glob("*.orbax-checkpoint-tmp*"):
+        with contextlib.suppress(Exception):
+            leftover.rmtree()
 
 
 def restore_latest(
-    manager: ocp.CheckpointManager, target: TrainState, log: Callable[[str], None]
+    manager: ocp.CheckpointManager, target: Any, log: Callable[[str], None]
 ) -> Restored | None:
     """Reads the newest checkpoint whose every array has the digest it was saved with.
 
     Args:
       manager: from ``open_manager``.
-      target: a state of the wanted structure, shapes and dtypes (may be abstract).
+      target: a state of the wanted structure, shapes and dtypes (may be abstract), or
+        a dictionary of some of its fields.
       log: is told which steps were damaged, and why.
 
     Returns:
@@ -179,15 +193,19 @@ def restore_latest(
     """
     damaged: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
+        found, reason = None, "another process cannot read it"
         try:
-            state, record = _read(manager, step, target)
+            found = _read(manager, step, target)
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            log(f"checkpoint {step} is damaged: {reason[:200]}")
-            damaged.append(step)
-        else:
-            _move_aside(manager, damaged, log)
-            return Restored(state, record)
+        if processes.all_agree(found is not None):
+            assert found is not None
+            processes.on_main(lambda: _move_aside(manager, damaged, log))
+            if damaged:
+                manager.reload()
+            return Restored(*found)
+        log(f"checkpoint {step} is damaged: {reason[:200]}")
+        damaged.append(step)
     if damaged:
         names = ", ".join(map(str, damaged))
         raise UserError(
@@ -201,17 +219,15 @@ def _move_aside(
     manager: ocp.CheckpointManager, steps: list[int], log: Callable[[str], None]
 ) -> None:
     for step in steps:
-        folder = Path(manager.directory) / str(step)
+        folder = epath.Path(manager.directory) / str(step)
         aside = folder.with_name(f"damaged_{step}_{time.time_ns()}")
         folder.rename(aside)
         log(f"checkpoint {step} is kept as {aside.name}")
-    if steps:
-        manager.reload()
 
 
 def _read(
-    manager: ocp.CheckpointManager, step: int, target: TrainState
-) -> tuple[TrainState, dict[str, Any]]:
+    manager: ocp.CheckpointManager, step: int, target: Any
+) -> tuple[Any, dict[str, Any]]:
     """Reads and verifies one step; raises ValueError (or orbax's errors) on damage."""
     restored = manager.restore(
         step,

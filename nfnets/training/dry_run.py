@@ -111,9 +111,13 @@ def _gmacs(model: Any, image_size: int) -> str:
 
 def _random_batch(recipe: Recipe) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(recipe.seed)
+    largest = {"image": 256, "label": recipe.data.num_classes}
+    largest["mix_label"] = largest["label"]
+
+    def draw(name: str, like: Any) -> np.ndarray:
+        if name == "ratio":
+            return rng.random(like.shape, like.dtype)
+        return rng.integers(0, largest[name], like.shape, like.dtype)
+
     shapes = abstract_batch(recipe, recipe.stages[0])
-    image, label = shapes["image"].shape, shapes["label"].shape
-    return {
-        "image": rng.integers(0, 256, image, np.uint8),
-        "label": rng.integers(0, recipe.data.num_classes, label, np.int32),
-    }
+    return {name: draw(name, like) for name, like in shapes.items()}

@@ -38,14 +38,16 @@ def evaluate(
     Returns:
       The metrics of every set under its prefix, or None when stopped before the end.
     """
-    num_devices = len(parallel.devices())
+    num_devices = parallel.num_devices()
     batches = make_eval_iter(
         source,
         crop=recipe.eval_crop,
         image_size=recipe.eval_image_size,
         batch_size=round_up(recipe.eval.batch_size, num_devices),
-        num_devices=num_devices,
+        num_devices=len(parallel.devices()),
         threads=recipe.data.threads,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )
     sums: dict[str, list[Any]] = {prefix: [] for prefix in variables_by_prefix}
     with batches:

@@ -11,14 +11,14 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 from nfnets.errors import UserError
-from nfnets.training import checkpoint, parallel, workdir
+from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.evaluation import evaluate
 from nfnets.training.metrics import Row, window_row
 from nfnets.training.progress import Progress
@@ -61,12 +61,12 @@ class Result:
     complete: bool
     step: int
     row: Row | None
-    files: tuple[Path, ...]
+    files: tuple[epath.Path, ...]
 
 
 def train_and_evaluate(
     recipe: Recipe,
-    directory: Path,
+    directory: epath.Path,
     *,
     log: Log = print,
     stop_requested: Callable[[], bool] = lambda: False,
@@ -88,11 +88,18 @@ def train_and_evaluate(
       UserError: the data, the directory or a setting cannot be used.
       NonFiniteError: ``max_nonfinite_steps`` updates in a row were skipped.
     """
+    directory = epath.Path(directory)
+    log = log if processes.is_main() else ignore
     run = prepare(recipe, directory, log, stop_requested, command, changes or {})
-    workdir.make_writable(directory)
+    processes.on_main(lambda: workdir.make_writable(directory))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(workdir.locked(directory))
-        workdir.claim(directory, run.recipe)
+
+        def take_over() -> None:
+            stack.enter_context(workdir.locked(directory))
+            workdir.claim(directory, run.recipe)
+
+        processes.on_main(take_over)
+        workdir.check_shared(directory)
         stack.callback(run.board.close)
         watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
         manager = stack.enter_context(
@@ -108,9 +115,15 @@ def train_and_evaluate(
     return result_of(run, position)
 
 
+def ignore(message: str) -> None:
+    """What all but process 0 do with a message."""
+
+
 def result_of(run: Run, position: Position) -> Result:
     """Writes the reports a last time and says how the run ended."""
-    files = write_reports(run.directory, run.recipe, run.facts)
+    files: list[epath.Path] = []
+    if processes.is_main():
+        files = write_reports(run.directory, run.recipe, run.facts)
     rows = [row for row in workdir.read_rows(run.directory) if "eval/top1" in row]
     complete = position.evaluated_step == run.recipe.total_steps
     return Result(complete, position.step, rows[-1] if rows else None, tuple(files))
@@ -148,7 +161,7 @@ def train_stage(
         train_step = compile_step(recipe, stage, run.model, run.tx, state, progress.say)
         trainer.watchdog.touch()
         speed = Speed(position.step, recipe.batch_size)
-        with make_batches(run, stage, position, last_step, progress.say) as batches:
+        with make_batches(run, stage, position, last_step, progress.warn) as batches:
             for host_batch in batches:
                 if run.stop_requested():
                     break
@@ -176,9 +189,11 @@ def evaluate_and_save(trainer: Trainer, eval_step: Any, state: TrainState) -> bo
         try:
             score = log_evaluation(trainer, eval_step, state)
         except BaseException:
-            # What was trained is kept, whatever happened.
-            save(trainer.manager, state, None, position, trainer.progress)
-            must_be_saved(trainer.manager, position, trainer.progress)
+            # What was trained is kept, whatever happened. (Several processes save
+            # together, and the others may not be here.)
+            if jax.process_count() == 1:
+                save(trainer.manager, state, None, position, trainer.progress)
+                must_be_saved(trainer.manager, position, trainer.progress)
             raise
     save_due = evaluation_due or is_due(
         position.step, recipe.checkpoint_every_steps, recipe
@@ -232,7 +247,7 @@ def log_window(trainer: Trainer, speed: Speed) -> None:
     position.fetch_window()
     window, position.window = position.window, []
     values = window_row(window)
-    values["train/damaged_images"] = position.damaged
+    values["train/damaged_images"] = processes.total(position.damaged)
     values["train/images_per_second"] = speed.read(position.step)
     trainer.progress.show(log_row(run, position, values))
     in_a_row = max(metrics["skipped_in_a_row"] for metrics in window)
@@ -278,6 +293,8 @@ def log_evaluation(trainer: Trainer, eval_step: Any, state: TrainState) -> float
 def renew_reports(trainer: Trainer) -> None:
     """Writes the reports; what keeps them from being written does not end training."""
     run = trainer.run
+    if not processes.is_main():
+        return
     try:
         write_reports(run.directory, run.recipe, run.facts)
     except (UserError, ImportError) as error:

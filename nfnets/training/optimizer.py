@@ -17,7 +17,8 @@ import optax
 
 from nfnets.agc import AdaptiveGradClipState, adaptive_grad_clip, default_unit_axes
 from nfnets.errors import UserError
-from nfnets.training.recipe import OptimConfig, Recipe
+from nfnets.training.recipe import Recipe
+from nfnets.training.recipe_parts import OptimConfig
 from nfnets.training.schedules import warmup_cosine, warmup_exponential
 
 # (decayed, clipped) -> the official code's name of that parameter group.

@@ -23,17 +23,29 @@ def devices() -> list[jax.Device]:
     return jax.local_devices()
 
 
+def num_devices() -> int:
+    """The devices of all processes."""
+    return len(devices()) * jax.process_count()
+
+
+def describe() -> str:
+    """The devices in words: "4 x cpu", "8 x tpu in 2 processes"."""
+    text = f"{num_devices()} x {devices()[0].platform}"
+    count = jax.process_count()
+    return f"{text} in {count} processes" if count > 1 else text
+
+
 def check_divisible(batch_size: int, accumulation_steps: int) -> None:
     """Checks that a batch splits evenly over devices and micro-batches.
 
     Raises:
       UserError: it does not; the message names the nearest batch size that does.
     """
-    unit = len(devices()) * accumulation_steps
+    unit = num_devices() * accumulation_steps
     if batch_size % unit:
         nearest = max(unit, round(batch_size / unit) * unit)
         raise UserError(
-            f"config.batch_size {batch_size} does not divide over {len(devices())} "
+            f"config.batch_size {batch_size} does not divide over {num_devices()} "
             f"devices x {accumulation_steps} micro-batches; use e.g. "
             f"--config.batch_size={nearest}"
         )
@@ -64,10 +76,10 @@ def _mesh() -> Mesh:
 
 
 def place_state(state: Any) -> Any:
-    """Puts a whole tree on every local device, where a step can take it over."""
+    """Puts a whole tree on every device of this process, for a step to take over."""
     return jax.device_put(state, NamedSharding(_mesh(), PartitionSpec()))
 
 
 def place_batch(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Sends each device its slice along the leading axis."""
+    """Sends each device of this process its slice along the leading axis."""
     return jax.device_put(batch, NamedSharding(_mesh(), PartitionSpec(AXIS)))

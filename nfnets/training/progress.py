@@ -6,8 +6,10 @@ import sys
 import time
 from types import TracebackType
 
+import jax
 from tqdm import tqdm
 
+from nfnets.training import processes
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
 
@@ -33,7 +35,7 @@ class Progress:
             initial=first_step,
             unit="step",
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not sys.stderr.isatty() or not processes.is_main(),
         )
 
     def __enter__(self) -> Progress:
@@ -48,9 +50,17 @@ class Progress:
         self._bar.close()
 
     def say(self, message: str) -> None:
-        """Prints a line without tearing the bar."""
-        self._bar.write(message, file=sys.stdout)
-        sys.stdout.flush()
+        """Prints a line without tearing the bar; only process 0 speaks."""
+        if processes.is_main():
+            self._bar.write(message, file=sys.stdout)
+            sys.stdout.flush()
+
+    def warn(self, message: str) -> None:
+        """Prints what concerns one process, on any of them."""
+        if processes.is_main():
+            self.say(message)
+        else:
+            print(f"process {jax.process_index()}: {message}", flush=True)
 
     def advance(self) -> None:
         """Counts one step; costs no look at the device."""

@@ -16,100 +16,13 @@ from nfnets import registry
 from nfnets.data.augment import AugmentConfig, EvalCrop
 from nfnets.errors import UserError
 from nfnets.training.recipe_check import check
+from nfnets.training.recipe_parts import (
+    DataConfig,
+    EvalConfig,
+    OptimConfig,
+    SamConfig,
+)
 from nfnets.training.typed_config import from_mapping
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which images, and how they are read.
-
-    Attributes:
-      source: ``digits``, ``folder:PATH``, ``synthetic`` or ``tfds:NAME``.
-      num_train: training images the recipe was written for; the opened source's own
-        number replaces it (``Recipe.for_source``).
-      num_classes: width of the classifier; the source may hold fewer classes.
-      class_map: file that maps folder names to labels; None sorts the names.
-      max_damaged: share of the images seen, in [0, 1], that may be damaged before a run
-        stops (never before 10 are).
-      threads: decoding threads; the batches do not depend on it.
-    """
-
-    source: str
-    num_train: int
-    num_classes: int
-    class_map: str | None
-    max_damaged: float
-    threads: int
-
-
-@dataclasses.dataclass(frozen=True)
-class OptimConfig:
-    """SGD with momentum, AGC and masked weight decay (NFNets, App. A).
-
-    Attributes:
-      schedule: ``cosine`` or ``exponential``, both after the warmup.
-      lr_per_256: peak learning rate for a batch of 256; it scales with the batch.
-      lr_end: learning rate at the last step of ``cosine``.
-      decay_rate: factor of ``exponential``, in (0, 1]; None with ``cosine``.
-      decay_epochs: epochs per factor of ``exponential``; None with ``cosine``.
-      warmup_epochs: linear warmup from 0, in epochs.
-      momentum: in [0, 1).
-      nesterov: whether the momentum is Nesterov's.
-      weight_decay: coupled L2 coefficient, added after clipping; None takes the model
-        variant's.
-      no_decay: regexes on "a/b/kernel" paths of parameters that are not decayed.
-      agc_clipping: lambda of AGC; None switches clipping off.
-      agc_eps: floor of the parameter norm in AGC.
-      no_clip: regexes on paths of parameters that AGC leaves alone.
-    """
-
-    schedule: Literal["cosine", "exponential"]
-    lr_per_256: float
-    lr_end: float
-    decay_rate: float | None
-    decay_epochs: float | None
-    warmup_epochs: float
-    momentum: float
-    nesterov: bool
-    weight_decay: float | None
-    no_decay: tuple[str, ...]
-    agc_clipping: float | None
-    agc_eps: float
-    no_clip: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class SamConfig:
-    """Sharpness-aware minimisation (arXiv 2010.01412), as NFNet-F6 was trained with.
-
-    Attributes:
-      rho: radius of the ascent step; 0 switches SAM off.
-      batch_fraction: share of a device's batch that the ascent sees, in (0, 1].
-    """
-
-    rho: float
-    batch_fraction: float
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalConfig:
-    """How and how often the test split is evaluated.
-
-    Attributes:
-      every_epochs: between evaluations; the last step is always evaluated.
-      batch_size: images per step over all devices; the result does not depend on it.
-      image_size: pixels; None takes the model variant's test size.
-      crop: ``resize``, ``resize_crop`` or ``crop_resize`` (``nfnets.data.crops``).
-      interpolation: ``bilinear`` or ``bicubic``.
-      antialias: whether downscaling widens the kernel.
-    """
-
-    every_epochs: float
-    batch_size: int
-    image_size: int | None
-    crop: str
-    interpolation: str
-    antialias: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +55,8 @@ class Recipe:
       model_overrides: fields of the reference model's variant row to replace.
       small_images: whether networks get their family's stem for small images
         (``registry.small_image_overrides``), which does not shrink them.
+      init_from: file of weights to start from (``nfnets.weights.load_weights``); None
+        starts from random ones.
       dtype: of convolutions and activations; parameters stay float32.
       num_epochs: passes over the training images, may be fractional.
       batch_size: images per optimizer step, over all devices and micro-batches.
@@ -164,6 +79,7 @@ class Recipe:
     reference_model: str
     model_overrides: Mapping[str, Any]
     small_images: bool
+    init_from: str | None
     dtype: Literal["float32", "bfloat16"]
     num_epochs: float
     batch_size: int

@@ -31,6 +31,11 @@ def check(recipe: Recipe) -> None:
         )
     if recipe.seed >= 2**63:
         raise UserError(f"config.seed is {recipe.seed}, it must be below 2**63")
+    if recipe.eval.split == "holdout" and recipe.data.holdout == 0:
+        raise UserError(
+            "config.eval.split is holdout, but config.data.holdout is 0; the official "
+            "code keeps 10000"
+        )
     optim = recipe.optim
     exponential = (optim.decay_rate, optim.decay_epochs)
     if optim.schedule == "exponential" and None in exponential:
@@ -82,6 +87,7 @@ def _rates(recipe: Recipe) -> dict[str, float | None]:
 def _not_negative(recipe: Recipe) -> dict[str, float]:
     return {
         "seed": recipe.seed,
+        "data.holdout": recipe.data.holdout,
         "optim.lr_end": recipe.optim.lr_end,
         "optim.warmup_epochs": recipe.optim.warmup_epochs,
         "optim.weight_decay": recipe.weight_decay,

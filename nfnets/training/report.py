@@ -9,12 +9,14 @@ import json
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
-from nfnets.training.workdir import read_rows, write_atomically
+from nfnets.training.storage import write_atomically
+from nfnets.training.workdir import read_rows
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -60,7 +62,9 @@ def latest_rows(rows: Sequence[Row]) -> list[Row]:
     return [merged[step] for step in sorted(merged)]
 
 
-def write_reports(workdir: Path, recipe: Recipe, facts: RunFacts) -> list[Path]:
+def write_reports(
+    workdir: epath.Path, recipe: Recipe, facts: RunFacts
+) -> list[epath.Path]:
     """Writes metrics.csv, curves.png and report.md anew; returns their paths."""
     rows = latest_rows(read_rows(workdir))
     write_csv(workdir / "metrics.csv", rows)
@@ -69,7 +73,7 @@ def write_reports(workdir: Path, recipe: Recipe, facts: RunFacts) -> list[Path]:
     return [workdir / name for name in ("metrics.csv", "curves.png", "report.md")]
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: epath.Path, rows: Sequence[Row]) -> None:
     """Writes rows as a table; a value a row does not have is left empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     buffer = io.StringIO()
@@ -96,7 +100,7 @@ PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
 )
 
 
-def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
+def draw_curves(path: epath.Path, rows: Sequence[Row], title: str) -> None:
     """Draws loss, accuracy, learning rate and clipping over the steps, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
+
 from nfnets.errors import UserError
 from nfnets.training import checkpoint
 from nfnets.training.progress import Progress
@@ -51,13 +53,16 @@ def settle(manager: Any, position: Position, progress: Progress) -> None:
 
 
 def count_failure(position: Position, error: OSError, progress: Progress) -> None:
-    """Says that a save failed; raises a UserError when it is one too many."""
+    """Says that a save failed; raises a UserError when it is one too many.
+
+    Of several processes none goes on: the others may be waiting for this save.
+    """
     position.failed_saves += 1
     progress.say(f"{error} ({position.failed_saves} in a row)")
-    if position.failed_saves >= MAX_FAILED_SAVES:
+    if position.failed_saves >= MAX_FAILED_SAVES or jax.process_count() > 1:
         raise UserError(
-            f"{error}; that was {MAX_FAILED_SAVES} times in a row; free some space and "
-            f"run the same command again"
+            f"{error}; that was {position.failed_saves} times in a row; free some "
+            f"space and run the same command again"
         ) from error
 
 

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from nfnets import flops
 from nfnets.data.mixing import check_mixing, partners
-from nfnets.data.pipeline import TrainIterator, make_train_iter
+from nfnets.data.pipeline import (
+    TrainIterator,
+    make_train_iter,
+    train_batch_shapes,
+)
 from nfnets.data.sources import Source, open_source
-from nfnets.initialize import init_variables
-from nfnets.training import checkpoint, parallel, workdir
+from nfnets.training import checkpoint, parallel, processes, workdir
+from nfnets.training.initial_weights import initial_variables
 from nfnets.training.metrics import Row
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.recipe import Recipe, Stage
-from nfnets.training.report import RunFacts
+from nfnets.training.report import RunFacts, versions
 from nfnets.training.state import TrainState, init_state
 from nfnets.training.steps import make_train_step
 from nfnets.training.tensorboard import Board
@@ -33,14 +38,14 @@ class Run:
     """What stays the same from the first step to the last."""
 
     recipe: Recipe
-    directory: Path
+    directory: epath.Path
     model: Any
     tx: Any
     train_source: Source
     test_source: Source
     facts: RunFacts
     board: Board
-    stop_requested: Callable[[], bool]
+    stop_requested: Callable[[], bool]  # the same answer on every process
 
 
 @dataclasses.dataclass
@@ -50,7 +55,7 @@ class Position:
     Attributes:
       step: steps done.
       window: metrics of the steps since the last row, as float values.
-      damaged: damaged images met since the start of the run.
+      damaged: damaged images met since the start of the run, by this process.
       evaluated_step: the last step that was evaluated, -1 before the first.
       saved_step: the last step known to be on the disk, -1 before the first.
       saving_step: the step whose save is under way, -1 when none is.
@@ -77,14 +82,14 @@ class Position:
         return {
             "step": self.step,
             "window": list(self.window),
-            "damaged": self.damaged,
-            "num_devices": len(parallel.devices()),
+            "damaged": processes.total(self.damaged),
+            "num_devices": parallel.num_devices(),
         }
 
 
 def prepare(
     recipe: Recipe,
-    directory: Path,
+    directory: epath.Path,
     log: Log,
     stop_requested: Callable[[], bool],
     command: str,
@@ -97,11 +102,13 @@ def prepare(
             split,
             class_map=recipe.data.class_map,
             num_classes=recipe.data.num_classes,
+            data_dir=recipe.data.data_dir,
+            holdout=recipe.data.holdout,
         )
-        for split in ("train", "test")
+        for split in ("train", recipe.eval.split)
     )
     recipe = recipe.for_source(len(train_source))
-    num_devices = len(parallel.devices())
+    num_devices = parallel.num_devices()
     parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
     for stage in recipe.stages:
         check_mixing(stage.augment, recipe.batch_size // num_devices)
@@ -109,12 +116,12 @@ def prepare(
     shapes = flops.abstract_variables(model, recipe.train_image_size)
     tx = make_optimizer(recipe, shapes["params"])
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    platform = jax.local_devices()[0].platform
+    _check_same_everywhere(recipe, train_source, test_source)
     facts = RunFacts(
         command=command,
         changes=changes,
         num_params=num_params,
-        devices=f"{num_devices} x {platform}",
+        devices=parallel.describe(),
         data=f"{recipe.data.source}: {len(train_source)} training and "
         f"{len(test_source)} test images, {recipe.data.num_classes} classes",
     )
@@ -131,7 +138,18 @@ def prepare(
         test_source=test_source,
         facts=facts,
         board=Board(directory, log),
-        stop_requested=stop_requested,
+        stop_requested=processes.StopVote(stop_requested),
+    )
+
+
+def _check_same_everywhere(recipe: Recipe, *sources: Source) -> None:
+    processes.check_same(
+        {
+            "config": recipe.to_dict(),
+            "package versions": versions(),
+            "number of devices": len(parallel.devices()),
+            "data": [hashlib.sha256(s.labels.tobytes()).hexdigest() for s in sources],
+        }
     )
 
 
@@ -145,22 +163,21 @@ def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Posit
 
     target = jax.eval_shape(initial, flops.abstract_variables(run.model, size))
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(target))
-    workdir.check_space(run.directory, state_bytes)
+    processes.on_main(lambda: workdir.check_space(run.directory, state_bytes))
     restored = checkpoint.restore_latest(manager, target, log)
-    if workdir.drop_torn_row(run.directory):
-        log("the last line of metrics.jsonl was cut short by a crash; removed")
+    processes.on_main(lambda: drop_torn_row(run.directory, log))
     rows = workdir.read_rows(run.directory)
     if restored is None:
-        variables = init_variables(run.model, jax.random.key(recipe.seed), size)
-        state, position = initial(variables), Position()
+        state, position = initial(initial_variables(recipe, run.model, log)), Position()
     else:
         state, record = restored.state, dict(restored.record)
         saved_on = record.pop("num_devices")
-        if saved_on != len(parallel.devices()):
+        if saved_on != parallel.num_devices():
             log(
                 f"note     saved on {saved_on} devices: other random draws from here on"
             )
         position = Position(**record, saved_step=record["step"])
+        position.damaged = processes.share_of(position.damaged)
         evaluated = {row["step"] for row in rows if "eval/top1" in row}
         if position.step in evaluated:
             position.evaluated_step = position.step
@@ -170,28 +187,34 @@ def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Posit
     return parallel.place_state(state), position
 
 
+def drop_torn_row(directory: epath.Path, log: Log) -> None:
+    """Mends a metrics.jsonl whose last line a crash cut short, and says so."""
+    if workdir.drop_torn_row(directory):
+        log("the last line of metrics.jsonl was cut short by a crash; removed")
+
+
 def log_row(run: Run, position: Position, values: Row) -> Row:
-    """Writes a row of this step to metrics.jsonl and TensorBoard, and returns it."""
+    """Gives a row of this step; process 0 writes it (metrics.jsonl, TensorBoard)."""
     row = {
         "step": position.step,
         "epoch": position.step / run.recipe.steps_per_epoch,
         **values,
     }
-    workdir.append_row(run.directory, row)
-    run.board.write(position.step, values)
+    if processes.is_main():
+        workdir.append_row(run.directory, row)
+        run.board.write(position.step, values)
     return row
 
 
 def abstract_batch(recipe: Recipe, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of a training batch, with its leading device axis."""
-    num_devices = len(parallel.devices())
-    per_device = recipe.batch_size * partners(stage.augment) // num_devices
-    leading = (num_devices, per_device)
-    image = (*leading, stage.image_size, stage.image_size, 3)
-    return {
-        "image": jax.ShapeDtypeStruct(image, np.uint8),
-        "label": jax.ShapeDtypeStruct(leading, np.int32),
-    }
+    """Shapes and dtypes of this process's share of a batch, device axis first."""
+    shapes = train_batch_shapes(
+        stage.augment,
+        stage.image_size,
+        recipe.batch_size // parallel.num_devices(),
+        len(parallel.devices()),
+    )
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
 
 
 def compile_step(
@@ -202,6 +225,9 @@ def compile_step(
     step = parallel.pmap_train_step(
         make_train_step(model, tx, recipe, parallel.AXIS, stage=stage)
     )
+    if jax.process_count() > 1:  # pmap cannot be compiled ahead of its call there
+        log("compile  with the first step")
+        return step
     started = time.monotonic()
     compiled = step.lower(state, abstract_batch(recipe, stage)).compile()
     log(f"compile  {time.monotonic() - started:.1f} s at {stage.image_size} px")
@@ -211,7 +237,10 @@ def compile_step(
 def make_batches(
     run: Run, stage: Stage, position: Position, last_step: int, log: Log
 ) -> TrainIterator:
-    """The batches of the steps from ``position.step`` to ``last_step`` - 1."""
+    """The batches of the steps from ``position.step`` to ``last_step`` - 1.
+
+    Each process makes its own devices' share.
+    """
     recipe = run.recipe
     return make_train_iter(
         run.train_source,
@@ -226,4 +255,6 @@ def make_batches(
         threads=recipe.data.threads,
         log=log,
         damaged=position.damaged,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
     )

@@ -121,7 +121,9 @@ def make_train_step(
     """The step (state, batch) -> (state, metrics), to be mapped over ``axis_name``.
 
     The batch is one device's share: "image" uint8 [P * B, S, S, 3] and "label" int32
-    [P * B], P = 2 when the stage mixes images (partners included), else 1. Metrics are
+    [P * B], P = 2 when the step mixes images (partners included), else 1. Where the
+    host has mixed them, P is 1 and the partners' "mix_label" int32 [B] and the weight
+    of "label", "ratio" float32 [B], come along. Metrics are
     scalars, equal on all devices. An update whose loss or gradient is not finite
     changes nothing but the step and the counts of skipped updates.
 
@@ -168,14 +170,22 @@ def make_train_step(
 def _prepare(
     batch: Batch, key: jax.Array, recipe: Recipe, stage: Stage
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mixes and normalises: images [B, S, S, 3], first labels [B], targets [B, K]."""
-    images, labels, mix_labels, ratio = mix(
-        batch["image"].astype(jnp.float32),
-        batch["label"],
-        key,
-        mixup_alpha=stage.augment.mixup_alpha,
-        cutmix_alpha=stage.augment.cutmix_alpha,
-    )
+    """Mixes and normalises: images [B, S, S, 3], first labels [B], targets [B, K].
+
+    A batch that the host has mixed brings "mix_label" [B] and "ratio" [B], the weight
+    of "label", and is only normalised.
+    """
+    if "ratio" in batch:
+        images, labels = batch["image"].astype(jnp.float32), batch["label"]
+        mix_labels, ratio = batch["mix_label"], batch["ratio"]
+    else:
+        images, labels, mix_labels, ratio = mix(
+            batch["image"].astype(jnp.float32),
+            batch["label"],
+            key,
+            mixup_alpha=stage.augment.mixup_alpha,
+            cutmix_alpha=stage.augment.cutmix_alpha,
+        )
     targets = soft_targets(
         labels, mix_labels, ratio, recipe.data.num_classes, recipe.label_smoothing
     )
@@ -220,7 +230,7 @@ def make_eval_step(
 ) -> Callable[[Any, Batch], Metrics]:
     """The step (variables, batch) -> sums over all devices' unmasked examples.
 
-    The batch is one device's share: "image" uint8 [B, S, S, 3], "label" int32 [B],
+    The batch is one device's share: "image" float32 [B, S, S, 3], "label" int32 [B],
     "mask" bool [B], False on padding. Returns int32 "top1", "top5", "examples" and the
     float32 sum "loss" (unsmoothed cross-entropy).
     """

@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from nfnets.errors import UserError
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
+from nfnets.training.storage import is_remote, refusals_of, write_atomically
 from nfnets.training.typed_config import differences
 
 CONFIG = "config.json"
@@ -23,34 +25,20 @@ CHECKPOINTS = "checkpoints"
 EXECUTION_FIELDS = frozenset({"data.threads", "eval.batch_size"})
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a whole file or nothing; text is UTF-8.
-
-    Raises:
-      UserError: the disk is full or read-only; an older file stays as it was.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def make_writable(workdir: Path) -> None:
+def make_writable(workdir: epath.Path) -> None:
     """Makes the directory if absent, and writes a probe.
 
     Raises:
       UserError: it cannot be written.
     """
+    if is_remote(workdir):
+        with refusals_of("write to the work directory", workdir):
+            _probe(workdir)
+        return
     try:
         (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         for folder in (workdir, workdir / CHECKPOINTS):
-            probe = folder / ".write_probe"
-            probe.write_bytes(b"x")
-            probe.unlink()
+            _probe(folder)
     except OSError as error:
         raise UserError(
             f"cannot write to the work directory {workdir}: {error.strerror}; give "
@@ -58,7 +46,13 @@ def make_writable(workdir: Path) -> None:
         ) from error
 
 
-def claim(workdir: Path, recipe: Recipe) -> None:
+def _probe(folder: epath.Path) -> None:
+    probe = folder / ".write_probe"
+    probe.write_bytes(b"x")
+    probe.unlink()
+
+
+def claim(workdir: epath.Path, recipe: Recipe) -> None:
     """Makes a writable directory this recipe's, or checks that it already is.
 
     A directory whose run has not logged a row yet may be taken over.
@@ -82,7 +76,20 @@ def claim(workdir: Path, recipe: Recipe) -> None:
         write_atomically(config, json.dumps(mine, indent=2) + "\n")
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def check_shared(workdir: epath.Path) -> None:
+    """Checks that this process sees the directory that process 0 claimed.
+
+    Raises:
+      UserError: it does not, as when every host has a disk of its own.
+    """
+    if not (workdir / CONFIG).exists():
+        raise UserError(
+            f"this process does not see {workdir / CONFIG}, which process 0 wrote; "
+            f"give a --workdir on storage that all hosts share"
+        )
+
+
+def _read_config(path: epath.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -93,12 +100,15 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Keeps other processes of this machine out of the directory.
+def locked(workdir: epath.Path) -> Iterator[None]:
+    """Keeps other processes of this machine out of a local directory.
 
     Raises:
       UserError: another process is in it.
     """
+    if is_remote(workdir):
+        yield
+        return
     try:
         import fcntl
     except ImportError:  # Windows has no such lock
@@ -115,12 +125,14 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
-def check_space(workdir: Path, state_bytes: int) -> None:
-    """Checks that two more checkpoints fit on the disk.
+def check_space(workdir: epath.Path, state_bytes: int) -> None:
+    """Checks that two more checkpoints fit on a local disk.
 
     Raises:
       UserError: they do not; says how much is free and needed.
     """
+    if is_remote(workdir):
+        return
     needed = int(2.2 * state_bytes)
     free = shutil.disk_usage(workdir).free
     if free < needed:
@@ -130,7 +142,7 @@ def check_space(workdir: Path, state_bytes: int) -> None:
         )
 
 
-def append_row(workdir: Path, row: Row) -> None:
+def append_row(workdir: epath.Path, row: Row) -> None:
     """Appends one line to ``metrics.jsonl``, whole or not at all.
 
     Floats are printed so that they read back to the same bits.
@@ -140,8 +152,13 @@ def append_row(workdir: Path, row: Row) -> None:
     """
     line = json.dumps(row, allow_nan=False) + "\n"
     path = workdir / METRICS
+    if is_remote(path):  # objects cannot grow
+        with refusals_of("read", path):
+            old = path.read_text() if path.exists() else ""
+        write_atomically(path, old + line)
+        return
     try:
-        with path.open("ab", buffering=0) as file:
+        with open(path, "ab", buffering=0) as file:
             size = file.tell()
             try:
                 if file.write(line.encode()) != len(line):
@@ -154,13 +171,14 @@ def append_row(workdir: Path, row: Row) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_rows(workdir: Path) -> list[Row]:
+def read_rows(workdir: epath.Path) -> list[Row]:
     """All rows of ``metrics.jsonl``, in order; none when there is no such file."""
     path = workdir / METRICS
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
         except ValueError as error:
@@ -170,14 +188,14 @@ def read_rows(workdir: Path) -> list[Row]:
     return rows
 
 
-def drop_torn_row(workdir: Path) -> bool:
+def drop_torn_row(workdir: epath.Path) -> bool:
     """Removes a last line that a crash cut short; its step is done again anyway.
 
     Returns:
       Whether there was one.
     """
     path = workdir / METRICS
-    if not path.exists():
+    if is_remote(path) or not path.exists():
         return False
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1

@@ -1,0 +1,94 @@
+"""The BatchNorm ResNets of the official NFNet code, its baseline on ImageNet.
+
+    python experiments/run.py --config=dm_resnet_50
+
+As the official base config trains ResNet-50: SGD with Nesterov momentum 0.9, batch
+1024, 90 epochs, learning rate 0.4 after a warmup of 5, cosine to 0, weight decay 1e-4,
+label smoothing 0.1; no mixing, no RandAugment, no moving average, no clipping. It has
+no config for the other depths and kinds: ``--config.model=skipinit_resnet50``,
+``fixup_resnet50`` or ``dm_resnet50_postact`` trains them in the same way.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+VARIANTS = ("50", "101", "152", "200", "288", "600")
+
+
+def get_config(variant: str = "50") -> ConfigDict:
+    config = ConfigDict()
+    config.name = f"dm_resnet_{variant}"
+    config.model = f"dm_resnet{variant}"
+    config.reference_model = config.model
+    config.model_overrides = ConfigDict()
+    config.small_images = False
+    config.init_from = config_dict.placeholder(str)
+    config.dtype = "float32"
+    config.num_epochs = 90.0
+    config.batch_size = 1024
+    config.accumulation_steps = 1
+    config.seed = 0
+    config.image_size = config_dict.placeholder(int)  # None: the variant's
+    config.drop_rate = 0.0
+    # None: the variant's, which is 0 with BatchNorm.
+    config.stochastic_depth_rate = config_dict.placeholder(float)
+    config.label_smoothing = 0.1
+    config.ema_decay = config_dict.placeholder(float)  # None: off
+    config.log_every_steps = 100
+    config.checkpoint_every_steps = 5000
+    config.max_nonfinite_steps = 20
+    config.watchdog_minutes = config_dict.placeholder(float)
+
+    config.data = ConfigDict()
+    config.data.source = "tfds:imagenet2012"
+    config.data.data_dir = config_dict.placeholder(str)
+    config.data.num_train = 1281167
+    config.data.holdout = 0
+    config.data.num_classes = 1000
+    config.data.class_map = config_dict.placeholder(str)
+    config.data.max_damaged = 0.001
+    config.data.threads = 16
+
+    config.augment = ConfigDict()
+    config.augment.crop = "random_resized"
+    config.augment.crop_pad = 0
+    config.augment.crop_area = (0.08, 1.0)
+    config.augment.crop_aspect = (3 / 4, 4 / 3)
+    config.augment.flip_rate = 0.5
+    config.augment.interpolation = "bicubic"
+    config.augment.antialias = False
+    config.augment.mixup_alpha = 0.0
+    config.augment.cutmix_alpha = 0.0
+    config.augment.augment_before_mix = True
+    config.augment.semantics = "tf"
+    config.augment.autoaugment = False
+    config.augment.randaugment_layers = 0
+    config.augment.randaugment_magnitude = config_dict.placeholder(float)
+
+    config.optim = ConfigDict()
+    config.optim.schedule = "cosine"
+    config.optim.lr_per_256 = 0.1
+    config.optim.lr_end = 0.0
+    config.optim.decay_rate = config_dict.placeholder(float)
+    config.optim.decay_epochs = config_dict.placeholder(float)
+    config.optim.warmup_epochs = 5.0
+    config.optim.momentum = 0.9
+    config.optim.nesterov = True
+    config.optim.weight_decay = 1e-4
+    config.optim.no_decay = (r"(scale|gain|bias\w*)$",)
+    config.optim.agc_clipping = config_dict.placeholder(float)  # None: off
+    config.optim.agc_eps = 1e-3
+    config.optim.no_clip = ()
+
+    config.sam = ConfigDict()
+    config.sam.rho = 0.0
+    config.sam.batch_fraction = 0.2
+
+    config.eval = ConfigDict()
+    config.eval.split = "test"
+    config.eval.every_epochs = 4.0
+    config.eval.batch_size = 512
+    config.eval.image_size = config_dict.placeholder(int)  # None: the variant's
+    config.eval.crop = "crop_resize"
+    config.eval.interpolation = "bicubic"
+    config.eval.antialias = False
+    return config

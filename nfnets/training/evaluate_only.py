@@ -1,0 +1,120 @@
+"""Evaluates without training: weights of a file, or of a run's last checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+
+from nfnets import flops
+from nfnets.data.sources import open_source
+from nfnets.errors import UserError
+from nfnets.training import checkpoint, parallel, processes, workdir
+from nfnets.training.evaluation import evaluate
+from nfnets.training.initial_weights import read_weights
+from nfnets.training.metrics import Row
+from nfnets.training.recipe import Recipe
+from nfnets.training.steps import make_eval_step
+from nfnets.training.storage import write_atomically
+
+RESULT = "evaluation.json"
+
+
+def evaluate_only(
+    recipe: Recipe,
+    directory: epath.Path,
+    *,
+    log: Callable[[str], None] = print,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Row | None:
+    """Evaluates on ``recipe.eval.split`` and writes ``evaluation.json``.
+
+    Args:
+      recipe: as the config states it; ``init_from`` names the file of weights, None
+        takes the newest checkpoint in the directory, weights and average.
+      directory: the work directory.
+      log: is told what is evaluated.
+      stop_requested: asked between batches.
+
+    Returns:
+      The metrics, under "eval/" and, for a checkpoint's average, "eval_ema/"; None when
+      stopped before the end.
+
+    Raises:
+      UserError: the data, the file or the directory cannot be used.
+    """
+    directory = epath.Path(directory)
+    source = open_source(
+        recipe.data.source,
+        recipe.eval.split,
+        class_map=recipe.data.class_map,
+        num_classes=recipe.data.num_classes,
+        data_dir=recipe.data.data_dir,
+        holdout=recipe.data.holdout,
+    )
+    if recipe.init_from is None:
+        weights, origin = _of_checkpoint(recipe, directory, log)
+    else:
+        weights, origin = {"eval": _of_file(recipe)}, recipe.init_from
+    log(f"weights  {recipe.model} from {origin}")
+    log(f"data     {source.name}: {len(source)} images at {recipe.eval_image_size} px")
+    log(f"devices  {parallel.describe()}")
+    model = recipe.create_model().clone(dtype=jnp.float32)
+    row = evaluate(
+        parallel.pmap_eval_step(make_eval_step(model)),
+        {prefix: parallel.place_state(tree) for prefix, tree in weights.items()},
+        source,
+        recipe,
+        processes.StopVote(stop_requested),
+    )
+    if row is not None:
+        facts = {"model": recipe.model, "weights": origin, "data": source.name}
+        processes.on_main(lambda: _write(directory, facts | row))
+    return row
+
+
+def _write(directory: epath.Path, result: dict[str, Any]) -> None:
+    workdir.make_writable(directory)
+    text = json.dumps(result, indent=2) + "\n"
+    write_atomically(directory / RESULT, text)
+
+
+def _of_file(recipe: Recipe) -> Any:
+    """The variables of the file, checked against the number of classes."""
+    variables = read_weights(recipe)
+    classes = variables["params"]["head"]["bias"].shape[0]
+    if classes != recipe.data.num_classes:
+        raise UserError(
+            f"{recipe.init_from} has {classes} classes, config.data.num_classes is "
+            f"{recipe.data.num_classes}; evaluate it on its own data set"
+        )
+    return variables
+
+
+def _of_checkpoint(
+    recipe: Recipe, directory: epath.Path, log: Callable[[str], None]
+) -> tuple[dict[str, Any], str]:
+    """Variables by prefix, and the name of the checkpoint."""
+    folder = directory / workdir.CHECKPOINTS
+    if not folder.is_dir():
+        raise UserError(
+            f"there is no checkpoint in {directory}; name a run by --workdir, or a "
+            f"file of weights by --config.init_from"
+        )
+    shapes = flops.abstract_variables(recipe.create_model(), recipe.train_image_size)
+    params, stats = shapes["params"], shapes.get("batch_stats", {})
+    target = {"params": params, "batch_stats": stats}
+    if recipe.ema_decay is not None:
+        target |= {"ema_params": params, "ema_batch_stats": stats}
+    with workdir.locked(directory), checkpoint.open_manager(folder) as manager:
+        restored = checkpoint.restore_latest(manager, target, log)
+    if restored is None:
+        raise UserError(f"there is no checkpoint in {folder} yet; train first")
+    names = ("params", "batch_stats")
+    weights = {"eval": {name: restored.state[name] for name in names}}
+    if recipe.ema_decay is not None:
+        weights["eval_ema"] = {n: restored.state[f"ema_{n}"] for n in names}
+    return weights, f"{folder} step {restored.record['step']}"

@@ -1,0 +1,227 @@
+"""Several processes, one per host or per accelerator: start, agreement, and end.
+
+With one process every function here is trivial, so the rest has one form only.
+Every process must call the functions that talk to the others in the same order.
+"""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from nfnets.errors import UserError
+
+# Votes a process may be ahead of their outcome, so that a vote never waits.
+_VOTES_AHEAD = 2
+_MESSAGE_BYTES = 2048
+
+EXIT_INTERRUPTED = 75
+
+
+def initialize(
+    *,
+    coordinator: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    log: Callable[[str], None],
+    timeout_s: int = 300,
+) -> None:
+    """Joins the other processes; does nothing where there are none.
+
+    Must come before anything else asks JAX for its devices. Process 0 listens for the
+    others on every network interface, without asking who they are; the environment
+    variable ``JAX_COORDINATOR_BIND_ADDRESS`` (``HOST:PORT``) limits that to one.
+
+    Args:
+      coordinator: ``HOST:PORT`` of process 0, for all processes the same; None asks the
+        cluster (TPU pod, Slurm, Open MPI, Kubernetes), and where there is no cluster
+        this process is alone.
+      num_processes: with ``coordinator``: how many there are.
+      process_id: with ``coordinator``: 0 to ``num_processes - 1``.
+      log: is told before the wait for the others begins.
+      timeout_s: seconds to wait for them; JAX then ends the program (status 134).
+
+    Raises:
+      UserError: only some of the three are given, or they cannot be.
+    """
+    given = {
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
+    }
+    missing = [f"--{name}" for name, value in given.items() if value is None]
+    if missing and len(missing) < len(given):
+        raise UserError(f"{', '.join(missing)} must be given too, on every process")
+    if coordinator is not None:
+        _check_address(coordinator, num_processes, process_id)
+        log(
+            f"process  {process_id} of {num_processes}, waiting up to {timeout_s} s "
+            f"for the others at {coordinator} (same command, other --process_id)"
+        )
+    try:
+        jax.distributed.initialize(
+            coordinator_address=coordinator,
+            num_processes=num_processes,
+            process_id=process_id,
+            initialization_timeout=timeout_s,
+            heartbeat_timeout_seconds=100,
+            shutdown_timeout_seconds=60,
+        )
+    except ValueError as error:
+        if coordinator is None and "coordinator_address" in str(error):
+            return  # no cluster
+        raise UserError(f"cannot start with several processes: {error}") from error
+    if num_processes is not None and jax.process_count() != num_processes:
+        raise UserError(
+            f"--num_processes={num_processes}, but the others say "
+            f"{jax.process_count()}; give the same number everywhere"
+        )
+
+
+def _check_address(
+    coordinator: str, num_processes: int | None, process_id: int | None
+) -> None:
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--coordinator={coordinator}: expected HOST:PORT of process 0")
+    assert num_processes is not None
+    assert process_id is not None
+    if not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process_id={process_id}: expected 0 to {num_processes - 1}, as there "
+            f"are {num_processes} processes"
+        )
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which alone writes and speaks."""
+    return jax.process_index() == 0
+
+
+def on_main(action: Callable[[], Any]) -> None:
+    """Runs ``action`` on process 0 only, and waits for it everywhere.
+
+    Raises:
+      UserError: on every process, what the action raised.
+    """
+    if jax.process_count() == 1:
+        action()
+        return
+    message = ""
+    if is_main():
+        try:
+            action()
+        except UserError as error:
+            message = str(error) or "a user error"
+    sent = np.zeros(_MESSAGE_BYTES, np.uint8)
+    encoded = message.encode()[:_MESSAGE_BYTES]
+    sent[: len(encoded)] = np.frombuffer(encoded, np.uint8)
+    received = np.asarray(multihost_utils.broadcast_one_to_all(sent))
+    text = received.tobytes().rstrip(b"\0").decode(errors="replace")
+    if text:
+        raise UserError(text)
+
+
+def total(number: int) -> int:
+    """The sum of every process's ``number``."""
+    if jax.process_count() == 1:
+        return number
+    return int(multihost_utils.process_allgather(np.asarray(number, np.int32)).sum())
+
+
+def share_of(number: int) -> int:
+    """The part of this process in a number that `total` puts together again."""
+    each, rest = divmod(number, jax.process_count())
+    return each + (jax.process_index() < rest)
+
+
+def all_agree(answer: bool) -> bool:
+    """Whether every process says yes."""
+    return total(int(answer)) == jax.process_count()
+
+
+def check_same(facts: Mapping[str, Any]) -> None:
+    """Checks that every process has the same settings, versions and data.
+
+    Args:
+      facts: JSON values by what they are, as a message would call them.
+
+    Raises:
+      UserError: names those that differ, on every process.
+    """
+    if jax.process_count() == 1:
+        return
+    digests = [
+        hashlib.sha256(json.dumps(fact, sort_keys=True).encode()).digest()
+        for fact in facts.values()
+    ]
+    mine = np.frombuffer(b"".join(digests), np.uint8).reshape(len(facts), -1)
+    everyone = np.asarray(multihost_utils.process_allgather(mine))  # [P, facts, 32]
+    differs = (everyone != everyone[:1]).any(axis=(0, 2))
+    names = [name for name, d in zip(facts, differs, strict=True) if d]
+    if names:
+        raise UserError(
+            f"the processes do not have the same {', '.join(names)}; start all of them "
+            f"with the same command, packages and data"
+        )
+
+
+class StopVote:
+    """Says on every process at the same step that one of them was asked to stop.
+
+    Args:
+      requested: whether this process was asked, by a signal for instance.
+    """
+
+    def __init__(self, requested: Callable[[], bool]) -> None:
+        self._requested = requested
+        self._stopped = False
+        self._votes: collections.deque[jax.Array] = collections.deque()
+        self._any = jax.pmap(
+            lambda vote: jax.lax.pmax(vote, "process"),
+            axis_name="process",
+            out_axes=None,
+        )
+
+    def __call__(self) -> bool:
+        """Votes, and reads the outcome of the vote two calls ago."""
+        if jax.process_count() == 1:
+            return self._requested()
+        vote = np.full(jax.local_device_count(), self._requested(), np.int32)
+        self._votes.append(self._any(vote))
+        if len(self._votes) > _VOTES_AHEAD:
+            outcome = jax.device_get(self._votes.popleft())
+            self._stopped = self._stopped or bool(outcome)
+        return self._stopped
+
+
+def name() -> str:
+    """As in "process 1"; empty where there is only one process."""
+    if not jax.distributed.is_initialized():
+        return ""
+    return f"process {jax.process_index()}"
+
+
+def leave(status: int) -> int:
+    """Ends a process of several at once when it failed; otherwise gives ``status``.
+
+    Without this, a process that failed would wait for the others at its exit, and they
+    for it. The others meet a broken connection at their next step, and end too.
+    """
+    if jax.distributed.is_initialized():
+        if status in (0, EXIT_INTERRUPTED):  # all processes end here together
+            jax.distributed.shutdown()
+        else:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return status

@@ -1,0 +1,239 @@
+"""Several processes: the real program, two processes of two CPU devices each."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from helpers import ROOT
+
+FLAGS = (
+    "--config=digits",
+    "--config.model_overrides.depths=(1,1)",
+    "--config.model_overrides.widths=(16,32)",
+    "--config.model_overrides.strides=(1,2)",
+    "--config.model_overrides.stem_channels=(8,8,8)",
+    "--config.model_overrides.group_size=8",
+    "--config.drop_rate=0.0",
+    "--config.batch_size=48",
+    "--config.num_epochs=1.0",  # 29 steps
+    "--config.eval.every_epochs=0.5",
+    "--config.checkpoint_every_steps=5",
+    "--config.log_every_steps=1",
+)
+STEPS = 29
+
+
+@pytest.fixture(scope="session")
+def environment(tmp_path_factory):
+    cache = tmp_path_factory.mktemp("compiled")
+    return os.environ | {
+        "JAX_NUMPY_RANK_PROMOTION": "allow",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+    }
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def start(environment, tmp_path_factory):
+    """Starts a run of so many processes x devices; gives the processes."""
+    home = tmp_path_factory.mktemp("home")
+
+    def start_processes(workdir, processes, devices, *flags, of_each=()):
+        address = f"127.0.0.1:{free_port()}"
+        device_flag = f"--xla_force_host_platform_device_count={devices}"
+        started = []
+        for index in range(processes):
+            joining = [
+                f"--coordinator={address}",
+                f"--num_processes={processes}",
+                f"--process_id={index}",
+            ]
+            started.append(
+                subprocess.Popen(
+                    [
+                        sys.executable,
+                        ROOT / "experiments" / "run.py",
+                        *FLAGS,
+                        f"--workdir={workdir}",
+                        *flags,
+                        *(joining if processes > 1 else ()),
+                        *(of_each[index : index + 1]),
+                    ],
+                    env=environment
+                    | {
+                        "XLA_FLAGS": device_flag,
+                        "JAX_COORDINATOR_BIND_ADDRESS": address,
+                    },
+                    cwd=home,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        return started
+
+    return start_processes
+
+
+def ends(started):
+    """(status, stdout, stderr) of every process."""
+    return [
+        (process.returncode, *texts)
+        for process, texts in [(p, p.communicate(timeout=200)) for p in started]
+    ]
+
+
+def rows_of(workdir):
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def numbers(workdir):
+    """All values but the speed, by (step, key)."""
+    return {
+        (row["step"], key): value
+        for row in rows_of(workdir)
+        if "event" not in row
+        for key, value in row.items()
+        if key != "train/images_per_second"
+    }
+
+
+def assert_same_training(left, right):
+    left, right = numbers(left), numbers(right)
+    assert left.keys() == right.keys()
+    assert max(step for step, _ in left) == STEPS
+    for key, value in left.items():
+        # Clipped fractions and accuracies are counts: one unit may fall either way.
+        count = "clipped" in key[1] or "/top" in key[1]
+        tolerance = {"atol": 0.05} if count else {"rtol": 1e-5, "atol": 1e-6}
+        np.testing.assert_allclose(value, right[key], err_msg=key, **tolerance)
+
+
+@pytest.fixture(scope="session")
+def one_by_four(start, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one_by_four")
+    ((status, _, err),) = ends(start(workdir, 1, 4))
+    assert status == 0, err
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def two_by_two(start, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("two_by_two")
+    results = ends(start(workdir, 2, 2))
+    assert [status for status, _, _ in results] == [0, 0], results
+    return workdir, results
+
+
+def test_two_by_two_trains_as_one_by_four(one_by_four, two_by_two):
+    workdir, ((_, out, _), (_, other_out, _)) = two_by_two
+    assert_same_training(workdir, one_by_four)
+    assert "4 x cpu in 2 processes" in out
+    said = [line for line in other_out.splitlines() if not line.startswith("[Gloo]")]
+    assert len(said) == 1  # that it waits: only process 0 speaks
+
+
+def test_evaluation_counts_every_image_once_on_both_layouts(one_by_four, two_by_two):
+    for workdir in (one_by_four, two_by_two[0]):
+        evaluated = [row for row in rows_of(workdir) if "eval/examples" in row]
+        assert len(evaluated) == 2
+        assert {row["eval/examples"] for row in evaluated} == {360}
+
+
+def wait_for_rows(started, workdir, count):
+    deadline = time.monotonic() + 150
+    while len(rows_of(workdir)) < count:
+        assert all(process.poll() is None for process in started), ends(started)
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def run_until(started, workdir, count):
+    """Waits until so many more rows are there."""
+    wait_for_rows(started, workdir, len(rows_of(workdir)) + count)
+
+
+def stopped_at(results):
+    """The step that all processes of an interrupted run saved."""
+    assert {status for status, _, _ in results} == {75}, results
+    return int(re.search(r"saved at step (\d+)", results[0][1])[1])
+
+
+def test_stopped_and_killed_on_changing_layouts(start, one_by_four, tmp_path):
+    """2 x 2 (a signal to one), 1 x 4 (a signal), 2 x 2 (one is killed), 1 x 4."""
+    started = start(tmp_path, 2, 2)
+    run_until(started, tmp_path, 2)
+    started[1].send_signal(signal.SIGTERM)
+    first = stopped_at(ends(started))
+
+    started = start(tmp_path, 1, 4)
+    run_until(started, tmp_path, 3)
+    started[0].send_signal(signal.SIGTERM)
+    (second_run,) = ends(started)
+    second = stopped_at([second_run])
+    assert f"resume   from step {first}" in second_run[1]
+    assert "saved on" not in second_run[1]  # four devices then and now
+
+    started = start(tmp_path, 2, 2)
+    run_until(started, tmp_path, 2)
+    started[1].kill()
+    (status, out, _), _ = ends(started)
+    assert f"resume   from step {second}" in out
+    assert status not in (0, 75)
+
+    ((status, out, err),) = ends(start(tmp_path, 1, 4))
+    assert status == 0, err
+    assert_same_training(tmp_path, one_by_four)
+    assert first < second < STEPS
+
+
+def test_processes_with_different_settings_do_not_start(start, tmp_path):
+    seeds = ("--config.seed=0", "--config.seed=1")
+    for status, _, err in ends(start(tmp_path / "run", 2, 2, of_each=seeds)):
+        assert status == 2, err
+        assert "the processes do not have the same config" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_must_see_the_same_directory(start, tmp_path):
+    own = (f"--workdir={tmp_path / 'a'}", f"--workdir={tmp_path / 'b'}")
+    results = ends(start(tmp_path, 2, 2, of_each=own))
+    assert results[1][0] == 2
+    assert "storage that all hosts share" in results[1][2]
+    assert results[0][0] != 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--num_processes=2",), "--coordinator, --process_id must be given too"),
+        (
+            ("--coordinator=here", "--num_processes=2", "--process_id=0"),
+            "--coordinator=here: expected HOST:PORT",
+        ),
+        (
+            ("--coordinator=h:1", "--num_processes=2", "--process_id=2"),
+            "--process_id=2: expected 0 to 1",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(start, tmp_path, flags, message):
+    ((status, _, err),) = ends(start(tmp_path / "run", 1, 1, *flags))
+    assert status == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
