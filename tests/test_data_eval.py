@@ -23,11 +23,11 @@ from nfnets.errors import UserError
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "nfnet_eval_preprocess.json").read_text("utf-8")
 )
-# Official name -> ours; at 224 pixels int(224 / 0.875) is 32 pixels more.
+# Official name -> ours.
 FORMS = {
-    "resize_crop_32@256": ("resize_crop", 256),
-    "resize_crop_0.875@224": ("resize_crop", 224),
-    "crop_resize@224": ("crop_resize", 224),
+    "resize_crop_32@256": ("resize_crop", 256, None),
+    "resize_crop_0.875@224": ("resize_crop", 224, 0.875),
+    "crop_resize@224": ("crop_resize", 224, None),
 }
 
 
@@ -43,8 +43,9 @@ def test_evaluation_is_official_to_the_bit(name, tench):
     """Of the pixels that TensorFlow decodes, with libjpeg's fast DCT."""
     image = simplejpeg.decode_jpeg(tench, "RGB", fastdct=True)
     assert zlib.crc32(image.tobytes()) == GOLDEN["decoded_crc32"]
-    golden, (form, size) = GOLDEN["forms"][name], FORMS[name]
-    raw = crop_for_eval(image, EvalCrop(form, "bicubic", antialias=False), size)
+    golden, (form, size, crop_pct) = GOLDEN["forms"][name], FORMS[name]
+    crop = EvalCrop(form, "bicubic", antialias=False, crop_pct=crop_pct)
+    raw = crop_for_eval(image, crop, size)
     assert raw.dtype == np.float32
     assert list(raw.shape) == golden["shape"]
     for key in ("min", "max", "mean"):
@@ -71,8 +72,8 @@ def test_evaluation_is_official_to_the_bit(name, tench):
 @pytest.mark.parametrize("name", GOLDEN["forms"])
 def test_our_decoder_differs_by_a_grey_level(name, tench):
     """We decode with the accurate DCT; measured: mean 1.0 to 1.3, largest 12.7."""
-    golden, (form, size) = GOLDEN["forms"][name], FORMS[name]
-    crop = EvalCrop(form, "bicubic", antialias=False)
+    golden, (form, size, crop_pct) = GOLDEN["forms"][name], FORMS[name]
+    crop = EvalCrop(form, "bicubic", antialias=False, crop_pct=crop_pct)
     ours = crop_for_eval(decode(tench), crop, size)
     theirs = crop_for_eval(
         simplejpeg.decode_jpeg(tench, "RGB", fastdct=True), crop, size
@@ -123,10 +124,15 @@ def reference_resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size", "extra"),
-    [(61, 47, 24, 7), (23, 38, 31, 8), (40, 33, 33, 0), (5, 90, 16, 3)],
+    ("height", "width", "size", "crop_pct", "extra"),
+    [
+        (61, 47, 24, 0.75, 8),
+        (23, 38, 31, None, 32),
+        (40, 33, 33, 1.0, 0),
+        (5, 90, 16, 0.82, 3),  # int(19.5)
+    ],
 )
-def test_evaluation_crops_by_definition(height, width, size, extra):
+def test_evaluation_crops_by_definition(height, width, size, crop_pct, extra):
     """Shrinking, enlarging, odd sizes, and a strip."""
     image = formula_image(height, width)
     whole = reference_resize(image, size, size)
@@ -141,7 +147,7 @@ def test_evaluation_crops_by_definition(height, width, size, extra):
         "crop_resize": reference_resize(square, size, size),
     }
     for form, values in expected.items():
-        crop = EvalCrop(form, "bicubic", antialias=False, extra=extra)
+        crop = EvalCrop(form, "bicubic", antialias=False, crop_pct=crop_pct)
         ours = crop_for_eval(image, crop, size)
         np.testing.assert_allclose(ours, values, atol=1e-3, err_msg=form)
     assert expected["resize"].min() < -1  # overshoot is there to be kept
@@ -170,5 +176,7 @@ def test_an_image_of_the_asked_size_is_left_alone():
 def test_bad_evaluation_crop_is_named():
     with pytest.raises(UserError, match="'centre'; expected one of resize"):
         augment.check_eval_crop(EvalCrop("centre", "bicubic", antialias=False))
-    with pytest.raises(UserError, match="extra is -1"):
-        augment.check_eval_crop(EvalCrop("resize", "bicubic", False, extra=-1))
+    for crop_pct in (0.0, 1.5):
+        crop = EvalCrop("resize", "bicubic", antialias=False, crop_pct=crop_pct)
+        with pytest.raises(UserError, match=f"crop_pct is {crop_pct}"):
+            augment.check_eval_crop(crop)

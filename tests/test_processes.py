@@ -15,9 +15,9 @@ from helpers import ROOT
 
 FLAGS = (
     "--config=digits",
-    "--config.model_overrides.depths=(1,1)",
-    "--config.model_overrides.widths=(16,32)",
-    "--config.model_overrides.strides=(1,2)",
+    "--config.model_overrides.depths=(1,)",
+    "--config.model_overrides.widths=(16,)",
+    "--config.model_overrides.strides=(1,)",
     "--config.model_overrides.stem_channels=(8,8,8)",
     "--config.model_overrides.group_size=8",
     "--config.drop_rate=0.0",
@@ -143,8 +143,8 @@ def test_two_by_two_trains_as_one_by_four(one_by_four, two_by_two):
     workdir, ((_, out, _), (_, other_out, _)) = two_by_two
     assert_same_training(workdir, one_by_four)
     assert "4 x cpu in 2 processes" in out
-    said = [line for line in other_out.splitlines() if not line.startswith("[Gloo]")]
-    assert len(said) == 1  # that it waits: only process 0 speaks
+    assert "waiting up to" in other_out
+    assert not re.search("model|step|eval|result|wrote", other_out)  # 0 alone speaks
 
 
 def test_evaluation_counts_every_image_once_on_both_layouts(one_by_four, two_by_two):
@@ -189,9 +189,11 @@ def test_stopped_and_killed_on_changing_layouts(start, one_by_four, tmp_path):
     assert "saved on" not in second_run[1]  # four devices then and now
 
     started = start(tmp_path, 2, 2)
-    run_until(started, tmp_path, 2)
+    run_until(started, tmp_path, 1)  # it says that it resumes, and compiles
     started[1].kill()
+    before = time.monotonic()
     (status, out, _), _ = ends(started)
+    print("process 0 ended after", time.monotonic() - before, "s")
     assert f"resume   from step {second}" in out
     assert status not in (0, 75)
 

@@ -12,7 +12,9 @@ def test_unknown_storage_and_missing_packages(monkeypatch):
     with pytest.raises(UserError, match="s3://bucket/run is neither a local path"):
         storage.as_path("s3://bucket/run")
     monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
-    with pytest.raises(UserError, match=r"needs gcsfs.*nfnets-flax\[gcs\]"):
+    with pytest.raises(
+        UserError, match=r"gcsfs is needed for gs://.*nfnets-flax\[gcs\]"
+    ):
         storage.as_path("gs://bucket/run")
 
 

@@ -104,6 +104,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.eval.batch_size = 500
     config.eval.image_size = 32
     config.eval.crop = "resize"
+    config.eval.crop_pct = config_dict.placeholder(float)  # None: but 32 px
     config.eval.interpolation = "bilinear"
     config.eval.antialias = False
     return config

@@ -93,6 +93,7 @@ def get_config() -> ConfigDict:
     config.eval.batch_size = 120
     config.eval.image_size = 8
     config.eval.crop = "resize"
+    config.eval.crop_pct = config_dict.placeholder(float)  # None: but 32 px
     config.eval.interpolation = "bilinear"
     config.eval.antialias = False
     return config

@@ -90,6 +90,7 @@ def get_config(variant: str = "50") -> ConfigDict:
     config.eval.batch_size = 512
     config.eval.image_size = config_dict.placeholder(int)  # None: the variant's
     config.eval.crop = "crop_resize"
+    config.eval.crop_pct = config_dict.placeholder(float)  # None: but 32 px
     config.eval.interpolation = "bicubic"
     config.eval.antialias = False
     return config

@@ -82,18 +82,19 @@ class EvalCrop:
     """How an evaluation image becomes square.
 
     Attributes:
-        crop: ``resize`` (whole image to S x S), ``resize_crop`` (whole image to
-            S + extra, centre crop; NFNet's ``resize_crop_32``) or ``crop_resize``
-            (centre crop of S / (S + extra) of the short edge, resized).
+        crop: ``resize`` (whole image to S x S), ``resize_crop`` (whole image to U x U,
+            whatever its aspect ratio, and the centre of that; NFNet's
+            ``resize_crop_32``) or ``crop_resize`` (centre square of S / U of the short
+            edge, resized).
         interpolation: ``bilinear`` or ``bicubic``.
         antialias: widen the kernel when shrinking.
-        extra: pixels, see ``crop``; the official value is 32.
+        crop_pct: S / U, in (0, 1]; ``None`` makes U = S + 32 pixels, as for NFNets.
     """
 
     crop: str
     interpolation: str
     antialias: bool
-    extra: int = 32
+    crop_pct: float | None = None
 
 
 def check_augment(config: AugmentConfig) -> None:
@@ -136,11 +137,11 @@ def check_augment(config: AugmentConfig) -> None:
 
 
 def check_eval_crop(crop: EvalCrop) -> None:
-    """Refuses unknown names and a negative ``extra`` with a UserError."""
+    """Refuses unknown names and an impossible ``crop_pct`` with a UserError."""
     _check_name("evaluation crop", crop.crop, EVAL_CROPS)
     _check_name("interpolation", crop.interpolation, crops.KERNELS)
-    if crop.extra < 0:
-        raise UserError(f"extra is {crop.extra}; expected 0 pixels or more")
+    if crop.crop_pct is not None and not 0 < crop.crop_pct <= 1:
+        raise UserError(f"crop_pct is {crop.crop_pct}; expected above 0, at most 1")
 
 
 def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
@@ -227,11 +228,11 @@ def crop_for_eval(image: np.ndarray, crop: EvalCrop, image_size: int) -> np.ndar
     Nothing is rounded or clipped after a bicubic resize without antialias, as in the
     official code; other kernels give whole numbers in 0..255.
     """
-    side = image_size
-    if crop.crop == "resize_crop":  # the whole image, whatever its aspect ratio
-        side += crop.extra
+    side, uncropped = image_size, crops.uncropped_size(image_size, crop.crop_pct)
+    if crop.crop == "resize_crop":
+        side = uncropped
     elif crop.crop == "crop_resize":
-        image = crops.centre_square(image, image_size, crop.extra)
+        image = crops.centre_square(image, image_size, uncropped)
     image = crops.resize(
         image, (side, side), kernel=crop.interpolation, antialias=crop.antialias
     )

@@ -23,7 +23,8 @@ _CUBIC_STEPS = 1024
 # A crop must show at least this share of the image.
 _MIN_COVERED = 0.1
 _ATTEMPTS = 10
-_TRAIN_EXTRA = 32
+# Pixels of a resized image that are cut off an edge, where no share is given.
+_BORDER = 32
 
 
 @functools.cache
@@ -209,7 +210,7 @@ def random_window(
     height, width = image.shape[:2]
     box = random_box(rng, height, width, area, aspect)
     if box is None or box[2:] == (height, width):
-        return centre_square(image, image_size, _TRAIN_EXTRA)
+        return centre_square(image, image_size, uncropped_size(image_size, None))
     top, left, box_height, box_width = box
     return image[top : top + box_height, left : left + box_width]
 
@@ -244,11 +245,16 @@ def centre_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image[top : top + height, left : left + width]
 
 
-def centre_square(image: np.ndarray, image_size: int, extra: int) -> np.ndarray:
-    """Centre square with side S / (S + extra) of the short edge.
+def uncropped_size(image_size: int, crop_pct: float | None) -> int:
+    """The side of which the centre S remains: int(S / crop_pct), or S + 32 for None."""
+    return image_size + _BORDER if crop_pct is None else int(image_size / crop_pct)
+
+
+def centre_square(image: np.ndarray, image_size: int, uncropped: int) -> np.ndarray:
+    """Centre square with side S / ``uncropped`` of the short edge.
 
     What ``crop_resize`` resizes to S, the evaluation during training of the official
     code.
     """
-    side = max(1, min(image.shape[:2]) * image_size // (image_size + extra))
+    side = max(1, min(image.shape[:2]) * image_size // uncropped)
     return centre_crop(image, side, side)

@@ -181,6 +181,7 @@ class Recipe:
         """The evaluation preprocessing."""
         return EvalCrop(
             crop=self.eval.crop,
+            crop_pct=self.eval.crop_pct,
             interpolation=self.eval.interpolation,
             antialias=self.eval.antialias,
         )

@@ -93,7 +93,9 @@ class EvalConfig:
       every_epochs: between evaluations; the last step is always evaluated.
       batch_size: images per step over all devices; the result does not depend on it.
       image_size: pixels; None takes the model variant's test size.
-      crop: ``resize``, ``resize_crop`` or ``crop_resize`` (``nfnets.data.crops``).
+      crop: ``resize``, ``resize_crop`` or ``crop_resize`` (``nfnets.data.augment``).
+      crop_pct: share of the resized side that is kept, (0, 1]; None keeps all but 32
+        pixels.
       interpolation: ``bilinear`` or ``bicubic``.
       antialias: whether downscaling widens the kernel.
     """
@@ -103,5 +105,6 @@ class EvalConfig:
     batch_size: int
     image_size: int | None
     crop: str
+    crop_pct: float | None
     interpolation: str
     antialias: bool
