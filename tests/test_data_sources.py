@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,9 @@ import pytest
 from PIL import Image
 
 from nfnets.data.decode import DamagedImage
-from nfnets.data.sources import Source, open_source, synthetic_image
+from nfnets.data.embedded import synthetic_image
+from nfnets.data.held_out import held_out
+from nfnets.data.sources import Source, open_source
 from nfnets.errors import UserError
 
 
@@ -176,7 +180,7 @@ def test_missing_class_map_is_named(tree: Path):
 
 def test_unknown_source_lists_the_kinds():
     refused(r"unknown data source 'digit'; did you mean digits", "digit")
-    refused("known: digits, folder:PATH, synthetic.*config=digits", "xyz:abc")
+    refused("known: digits, folder:PATH, hf:.*tar:PATH.*config=digits", "xyz:abc")
     refused("unknown data source 'digits:5'", "digits:5")
     refused("split is 'val'; expected train, test or hold", "digits", split="val")
     refused("'synthetic:ten': expected a number", "synthetic:ten")
@@ -232,15 +236,81 @@ def test_missing_folder_says_how_to_lay_out_data(tmp_path: Path):
     refused("names no path", "folder:")
 
 
-def test_folder_without_splits_explains_the_layout(tmp_path: Path):
+def test_folder_layouts_that_are_not_clear_are_refused(tmp_path: Path):
+    refused("has no class folders; expected PATH/train/<class>", tmp_path)
     write_images(tmp_path, {"cat": ["a.png"]})
-    refused(r"no folder train; expected PATH/train/<class>/\*\.jpg", tmp_path)
-    (tmp_path / "train").mkdir()
-    refused(r"no folder test \(or val, validation\)", tmp_path)
+    refused("has only the class folder cat; expected", tmp_path)
     (tmp_path / "test").mkdir()
+    refused("has no folder train, but test; expected PATH/train/<class>", tmp_path)
+    (tmp_path / "train").mkdir()
     refused("train has no class folders", tmp_path)
     (tmp_path / "val").mkdir()
     refused("folders test and val.*keep one", tmp_path)
+
+
+def test_the_folder_above_a_data_set_is_refused(tree: Path):
+    above = tree / "above"
+    above.mkdir()
+    for split in ("train", "test"):
+        (tree / split).rename(above / split)
+    refused(f"above looks like a data set of its own; use folder:{above}", tree)
+
+
+@pytest.mark.parametrize("below", ["", "train"])
+def test_without_a_test_split_a_tenth_is_held_out(tmp_path: Path, below: str):
+    files = {name: [f"{i:03}.png" for i in range(100)] for name in ("cat", "dog")}
+    write_images(tmp_path / below, files)
+    train, test = (
+        open_source(f"folder:{tmp_path}", split) for split in ("train", "test")
+    )
+    assert train.class_names == test.class_names == ("cat", "dog")
+    assert len(train) + len(test) == 200
+    assert 10 <= len(test) <= 30
+    names = [{s.describe(i) for i in range(len(s))} for s in (train, test)]
+    assert not names[0] & names[1]
+    assert "held-out" in test.name
+    assert re.match(rf"the data have no test split: {len(test)} of 200", test.note)
+    assert train.note == test.note
+    # The rest of the training images can be held out further.
+    kept = open_source(f"folder:{tmp_path}", "train", holdout=20)
+    held = open_source(f"folder:{tmp_path}", "holdout", holdout=20)
+    assert len(kept) == len(train) - 20
+    assert not {held.describe(i) for i in range(20)} & names[1]
+
+
+def test_an_explicit_test_split_has_no_note(tree: Path):
+    assert open_source(f"folder:{tree}", "test").note == ""
+
+
+def test_one_image_a_class_cannot_be_evaluated(tmp_path: Path):
+    write_images(tmp_path, {"cat": ["a.png"], "dog": ["b.png"]})
+    refused("one image a class and no test split", tmp_path)
+
+
+def test_held_out_is_a_tenth_of_every_class():
+    labels = np.repeat(np.arange(5), (1, 2, 3, 30, 5000)).astype(np.int32)
+    names = [f"{label}/{i}.jpg" for i, label in enumerate(labels)]
+    chosen = held_out(names, labels)
+    counts = np.bincount(labels[chosen], minlength=5)
+    assert counts[0] == 0  # the only image of a class is trained on
+    assert counts[1] == 1
+    assert (counts[2:4] >= 1).all()
+    assert abs(counts[4] - 500) < 100  # 4.7 standard deviations
+    # The order of the records does not matter, the names do.
+    back = held_out(names[::-1], labels[::-1])
+    np.testing.assert_array_equal(back[::-1], chosen)
+    # The first 8 bytes of the SHA-256 of the name, below a tenth of 2**64.
+    for index in range(100, 200):
+        draw = hashlib.sha256(names[index].encode()).hexdigest()[:16]
+        assert chosen[index] == (int(draw, 16) < 2**64 / 10)
+
+
+def test_added_images_do_not_move_the_others():
+    """Else a network would later be evaluated on what it was trained on."""
+    names = [f"cat/{i}.jpg" for i in range(400)]
+    before = held_out(names[:200], np.zeros(200, np.int32))
+    after = held_out(names[200:] + names[:200], np.zeros(400, np.int32))
+    np.testing.assert_array_equal(after[200:], before)
 
 
 def test_splits_need_the_same_classes(tree: Path):

@@ -153,7 +153,9 @@ def test_the_test_split_is_test_or_validation(tmp_path: Path):
     write_dataset(tmp_path / "a", others)
     assert len(pets(tmp_path / "a", "test")) == 3
     write_dataset(tmp_path / "b", {"train": SPLITS["train"]})
-    with pytest.raises(UserError, match="no split test or validation; there: train"):
+    with pytest.raises(
+        UserError, match=r"no split test or validation; there: train; .*=holdout"
+    ):
         pets(tmp_path / "b", "test")
 
 

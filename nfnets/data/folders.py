@@ -1,178 +1,117 @@
 """Class folders: ``PATH/train/<class>/*.jpg`` and ``PATH/test/<class>/*.jpg``.
 
-``val`` or ``validation`` may stand for ``test``. Everything is sorted by name, so a
-copy of the folder gives the same records in the same order.
+``val`` or ``validation`` may stand for ``test``. Without it, and in a folder that only
+holds class folders, a tenth of the images is held out (``nfnets.data.held_out``).
+Everything is sorted by name, so a copy of the folder gives the same records in the
+same order.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from nfnets.errors import UserError, did_you_mean
+from nfnets.data import storage
+from nfnets.data.class_labels import class_labels, class_names
+from nfnets.data.decode import read_image_file
+from nfnets.data.held_out import split_held_out
+from nfnets.data.source import Source, of_files
+from nfnets.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-TEST_FOLDERS = ("test", "val", "validation")
-_MAX_LABEL = 10**6 - 1  # a larger one is a slip of the pen
-_LAYOUT = "expected PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg"
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The files of one split: ``labels`` int32 ``[n]`` belongs to ``paths``."""
-
-    class_names: tuple[str, ...]
-    labels: np.ndarray
-    paths: list[str]
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+TEST_NAMES = ("test", "val", "validation")
+LAYOUT = (
+    "expected PATH/train/<class>/*.jpg and PATH/test/<class>/*.jpg, or only "
+    "PATH/<class>/*.jpg"
+)
 
 
-def list_folder(path: str, split: str, class_map: str | None) -> Listing:
-    """Lists one split.
+def open_folder(path: str, split: str, class_map: str | None) -> Source:
+    """Opens one split; lists files, reads none.
 
     Args:
-        path: the data set's folder.
+        path: the data set's folder, on a local disk.
         split: ``train`` or ``test``.
-        class_map: file read by :func:`read_class_map`; ``None`` numbers the
+        class_map: a file (``class_labels.read_class_map``); ``None`` numbers the
             training class folders by name, and the test split must have the same.
 
     Raises:
         UserError: a folder is missing, empty or has an unexpected class.
     """
+    if storage.is_url(path):
+        raise UserError(
+            f"data source 'folder:{path}': folders are read from local disks only; "
+            "copy it to one, or use tfds: with data_dir=gs://..."
+        )
     train, test = find_splits(path)
-    folder = train if split == "train" else test
+    folder = train if split == "train" or test is None else test
     names = _subfolders(folder)
-    if class_map is None:
-        labels = {name: label for label, name in enumerate(_subfolders(train))}
-        _check_same_classes(set(labels), set(names), train, folder)
-    else:
-        labels = read_class_map(class_map)
-        for name in names:
-            if name not in labels:
-                raise UserError(
-                    f"class folder {os.path.join(folder, name)} is not in the class "
-                    f"map {class_map}; add a line for it, {did_you_mean(name, labels)}"
-                )
+    labels = class_labels(
+        names, folder, train_names=_subfolders(train), train=train, class_map=class_map
+    )
     if not names:
-        raise UserError(f"{folder} has no class folders; {_LAYOUT}")
+        raise UserError(f"{folder} has no class folders; {LAYOUT}")
     paths: list[str] = []
     numbers: list[int] = []
     for name in names:
         files = _image_files(os.path.join(folder, name))
         paths += files
         numbers += [labels[name]] * len(files)
-    return Listing(_class_names(labels), np.array(numbers, np.int32), paths)
+    source = of_files(
+        f"folder:{path}" if test is None else f"folder:{path}/{split}",
+        class_names(labels),
+        np.array(numbers, np.int32),
+        encoded=lambda index: read_image_file(paths[index], paths[index]),
+        describe=lambda index: paths[index],
+    )
+    if test is not None:
+        return source
+    inside = (os.path.relpath(file, folder).replace(os.sep, "/") for file in paths)
+    return split_held_out(source, inside, split)
 
 
-def find_splits(path: str) -> tuple[str, str]:
-    """The training and test folders under ``path``; a UserError explains the layout."""
+def find_splits(path: str) -> tuple[str, str | None]:
+    """The training and test folders under ``path``; ``None`` where none is for tests.
+
+    Raises:
+        UserError: explains the layout.
+    """
     if not path:
-        raise UserError(f"data source 'folder:' names no path; {_LAYOUT}")
+        raise UserError(f"data source 'folder:' names no path; {LAYOUT}")
     path = os.path.expanduser(path)
     if not os.path.isdir(path):
         raise UserError(
             f"data folder {path} does not exist; download the data set and lay it out "
-            f"as class folders ({_LAYOUT}), or try --config=digits, which runs anywhere"
+            f"as class folders ({LAYOUT}), or try --config=digits, which runs anywhere"
         )
     train = os.path.join(path, "train")
-    tests = [name for name in TEST_FOLDERS if os.path.isdir(os.path.join(path, name))]
-    if not os.path.isdir(train) or not tests:
-        missing = "train" if not os.path.isdir(train) else "test (or val, validation)"
-        raise UserError(f"{path} has no folder {missing}; {_LAYOUT}")
+    tests = [name for name in TEST_NAMES if os.path.isdir(os.path.join(path, name))]
     if len(tests) > 1:
         raise UserError(
             f"{path} has the folders {' and '.join(tests)}, so which one is the test "
             "split is not clear; keep one of them"
         )
-    return train, os.path.join(path, tests[0])
+    if os.path.isdir(train):
+        return train, os.path.join(path, tests[0]) if tests else None
+    if tests:
+        raise UserError(f"{path} has no folder train, but {tests[0]}; {LAYOUT}")
+    _check_unsplit(path)
+    return path, None
 
 
-def read_class_map(path: str) -> dict[str, int]:
-    """Reads which label each folder name has.
-
-    Text: one ``name`` per line (labels 0, 1, ...) or ``name label`` per line; empty
-    lines and lines that begin with # do not count. JSON (``*.json``): a list of
-    names, or an object of labels by name.
-
-    Raises:
-        UserError: unreadable, empty, a name twice, or a label that is no integer.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
-        entries = _json_entries(text) if path.endswith(".json") else _text_entries(text)
-    except OSError as error:
-        raise UserError(
-            f"class map {path}: {error.strerror}; check the path"
-        ) from error
-    except ValueError as error:  # also what json and UTF-8 decoding raise
-        raise UserError(
-            f"class map {path}: {error}; expected one 'name' or 'name label' per line, "
-            "or JSON"
-        ) from error
-    labels: dict[str, int] = {}
-    for name, label in entries:
-        if name in labels:
-            raise UserError(f"class map {path} has {name!r} twice; keep one of them")
-        if not 0 <= label <= _MAX_LABEL:
+def _check_unsplit(path: str) -> None:
+    """Refuses what is more likely the wrong folder than one of class folders."""
+    names = _subfolders(path)
+    for name in names:
+        inner = os.path.join(path, name)
+        if {"train", *TEST_NAMES} & set(_subfolders(inner)):
             raise UserError(
-                f"class map {path}: label {label} of {name!r} is outside "
-                f"0..{_MAX_LABEL}; labels begin at 0"
+                f"{inner} looks like a data set of its own; use folder:{inner}"
             )
-        labels[name] = label
-    if not labels:
-        raise UserError(f"class map {path} is empty; write one class name per line")
-    return labels
-
-
-def _text_entries(text: str) -> list[tuple[str, int]]:
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("#")]
-    pairs = [line.rsplit(maxsplit=1) for line in lines]
-    numbered = [len(pair) == 2 and pair[1].lstrip("-").isdecimal() for pair in pairs]
-    if not any(numbered):
-        return [(line, label) for label, line in enumerate(lines)]
-    if not all(numbered):
-        raise ValueError(f"line {lines[numbered.index(False)]!r} has no label")
-    return [(pair[0], int(pair[1])) for pair in pairs]
-
-
-def _json_entries(text: str) -> list[tuple[str, int]]:
-    value = json.loads(text)
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        if len(set(value)) < len(value):
-            raise ValueError("a name is there twice")
-        value = {name: label for label, name in enumerate(value)}
-    if not isinstance(value, dict):
-        raise ValueError(f"the JSON value is a {type(value).__name__}")
-    for name, label in value.items():
-        if not isinstance(label, int) or not isinstance(name, str):
-            raise ValueError(f"entry {name!r}: {label!r} is not a name with a label")
-    return list(value.items())
-
-
-def _class_names(labels: Mapping[str, int]) -> tuple[str, ...]:
-    """Folder names by label; the first where several folders share one."""
-    names = {label: name for name, label in reversed(list(labels.items()))}
-    return tuple(names.get(i, f"class_{i}") for i in range(max(labels.values()) + 1))
-
-
-def _check_same_classes(
-    expected: set[str], found: set[str], train: str, folder: str
-) -> None:
-    for name in sorted(found - expected):
-        raise UserError(
-            f"class folder {os.path.join(folder, name)} is not in {train}; both "
-            f"splits need the same class folders, {did_you_mean(name, expected)}"
-        )
-    for name in sorted(expected - found):
-        raise UserError(
-            f"{folder} has no class folder {name!r}, which {train} has; both splits "
-            "need the same class folders (or give a class map)"
-        )
+    if len(names) < 2:
+        found = f"only the class folder {names[0]}" if names else "no class folders"
+        raise UserError(f"{path} has {found}; {LAYOUT}")
 
 
 def _subfolders(folder: str) -> list[str]:
@@ -188,7 +127,7 @@ def _image_files(folder: str) -> list[str]:
     files = []
     for directory, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+            if is_image(name):
                 files.append(os.path.join(directory, name))
     if not files:
         raise UserError(
@@ -196,3 +135,8 @@ def _image_files(folder: str) -> list[str]:
             "remove the folder"
         )
     return sorted(files)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name, without its folder, counts."""
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")

@@ -42,6 +42,9 @@ def feature_spans(data: Buffer, start: int, end: int) -> dict[str, Span]:
     Raises:
         MalformedRecord: cut off, or not an Example. Unknown fields are passed over.
     """
+    usual = _usual_spans(data, start, end)
+    if usual is not None:
+        return usual
     spans: dict[str, Span] = {}
     for features in _messages(data, (start, end), 1, "features"):
         for entry in _messages(data, features, 1, "feature"):
@@ -57,17 +60,65 @@ def feature_spans(data: Buffer, start: int, end: int) -> dict[str, Span]:
     return spans
 
 
+def _usual_spans(data: Buffer, start: int, end: int) -> dict[str, Span] | None:
+    """The same for what all writers make, in a third of the time; else ``None``.
+
+    One ``Features``, and in each entry a key and then a value.
+    """
+    spans: dict[str, Span] = {}
+    features = _sole(data, (start, end), 1)
+    position = end if features is None else features[0]
+    while position < end:
+        if data[position] != 1 << 3 | _LENGTH:
+            return None
+        length, first = _varint(data, position + 1, end)
+        position = first + length
+        if length == 0 or position > end or data[first] != 1 << 3 | _LENGTH:
+            return None
+        length, key = _varint(data, first + 1, position)
+        value = _sole(data, (key + length, position), 2)
+        if value is None:
+            return None
+        spans[_text(data[key : key + length], first)] = value
+    return spans or None
+
+
+def _sole(data: Buffer, span: Span, number: int) -> Span | None:
+    """The content of the message's only field, if it has this number; else ``None``."""
+    start, end = span
+    if start >= end or data[start] != number << 3 | _LENGTH:
+        return None
+    length, first = _varint(data, start + 1, end)
+    return (first, end) if first + length == end else None
+
+
 def bytes_value(data: Buffer, spans: dict[str, Span], name: str) -> bytes:
     """The one byte string of a feature; MalformedRecord where it is anything else."""
+    first, last = bytes_span(data, spans, name)
+    return data[first:last]
+
+
+def bytes_span(data: Buffer, spans: dict[str, Span], name: str) -> Span:
+    """Where the one byte string of a feature lies; MalformedRecord likewise."""
+    usual = _sole(data, spans[name], 1) if name in spans else None
+    usual = _sole(data, usual, 1) if usual else None
+    if usual is not None:
+        return usual
     values = _list_span(data, spans, name, 1)
     found = [] if values is None else list(_messages(data, values, 1, name))
     if len(found) != 1:
         raise MalformedRecord(f"feature {name!r} has {len(found)} values, expected 1")
-    return data[found[0][0] : found[0][1]]
+    return found[0]
 
 
 def int_value(data: Buffer, spans: dict[str, Span], name: str) -> int:
     """The one integer of a feature; MalformedRecord where it is anything else."""
+    usual = _sole(data, spans[name], 3) if name in spans else None
+    usual = _sole(data, usual, 1) if usual else None
+    if usual is not None:
+        value, last = _varint(data, *usual)
+        if last == usual[1] and value < 2**63:
+            return value
     span = _list_span(data, spans, name, 3)
     values: list[int] = []
     for number, wire, first, last in () if span is None else _fields(data, *span):
@@ -117,7 +168,9 @@ def _fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int,
     """Number, wire type and the span of the value, of each field of a message."""
     position = start
     while position < end:
-        tag, first = _varint(data, position, end)
+        tag, first = data[position], position + 1
+        if tag >= 0x80:  # more than one byte, which is rare
+            tag, first = _varint(data, position, end)
         number, wire = tag >> 3, tag & 7
         if wire == _LENGTH:
             length, first = _varint(data, first, end)
@@ -138,6 +191,8 @@ def _fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int,
 
 def _varint(data: Buffer, position: int, end: int) -> tuple[int, int]:
     """An unsigned number of at most 64 bits, and the position after it."""
+    if position < end and data[position] < 0x80:
+        return data[position], position + 1
     value = shift = 0
     while position < end and shift < 70:
         byte = data[position]

@@ -13,6 +13,7 @@ from nfnets.data import array_records, storage
 from nfnets.data.decode import DamagedImage, decode
 from nfnets.data.tf_example import (
     MalformedRecord,
+    bytes_span,
     bytes_value,
     feature_spans,
     int_value,
@@ -35,6 +36,7 @@ class TfdsSplit:
     labels: np.ndarray
     read: Callable[[int], np.ndarray]
     describe: Callable[[int], str]
+    encoded: Callable[[int], memoryview]
 
 
 def open_tfds(text: str, split: str, data_dir: str | None) -> TfdsSplit:
@@ -67,9 +69,15 @@ def tfds_split(dataset: Dataset, split: str) -> str:
     for name in wanted:
         if name in dataset.splits:
             return name
+    advice = ""
+    if split == "test" and "train" in dataset.splits:
+        advice = (
+            "; to evaluate on N images kept from training: --config.data.holdout=N "
+            "--config.eval.split=holdout"
+        )
     raise UserError(
         f"{dataset.directory} has no split {' or '.join(wanted)}; there: "
-        f"{', '.join(dataset.splits) or 'none'}"
+        f"{', '.join(dataset.splits) or 'none'}{advice}"
     )
 
 
@@ -83,22 +91,27 @@ def open_split(dataset: Dataset, split: str) -> TfdsSplit:
         original = "" if record is None else _original_name(record)
         return f"{dataset.name} {split} record {number} ({original}{shard.name})"
 
-    def read(number: int) -> np.ndarray:
+    def encoded(number: int) -> memoryview:
         record = None
         try:
             record = read_record(number)
             spans = feature_spans(record, 0, len(record))
-            image = bytes_value(record, spans, dataset.image_key)
+            first, last = bytes_span(record, spans, dataset.image_key)
             label = int_value(record, spans, dataset.label_key)
             if label != index.labels[number]:
                 raise MalformedRecord(
                     f"its label is {label}, the index has {index.labels[number]}"
                 )
-            return decode(image)
+            return memoryview(record)[first:last]
         except MalformedRecord as error:
             raise DamagedImage(title(number, record), str(error)) from error
+
+    def read(number: int) -> np.ndarray:
+        image = encoded(number)
+        try:
+            return decode(image)
         except DamagedImage as error:
-            raise DamagedImage(title(number, record), error.reason) from error
+            raise DamagedImage(describe(number), error.reason) from error
 
     def describe(number: int) -> str:
         try:
@@ -112,6 +125,7 @@ def open_split(dataset: Dataset, split: str) -> TfdsSplit:
         index.labels,
         read,
         describe,
+        encoded,
     )
 
 
