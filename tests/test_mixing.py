@@ -1,10 +1,9 @@
-"""Mixup, cutmix and normalisation against the official code's numbers."""
+"""Normalisation, NFNet's mixing against the official numbers, laws of all forms."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import jax
@@ -13,15 +12,20 @@ import numpy as np
 import pytest
 from helpers import plain_augment
 
-from nfnets.data import mixing
+from nfnets.data import mixing, mixing_draws, nfnet_mixing
+from nfnets.data.augment_config import MIXINGS, check_augment
+from nfnets.data.normalization import normalize
 from nfnets.errors import UserError
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "nfnet_mixing.json").read_text("utf-8")
 )
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 NO_MIXING = plain_augment(flip_rate=0.5)
+BOTH = plain_augment(mixup_alpha=0.2, cutmix_alpha=1.0)
+IN_PLACE = ("effnetv2", "timm_batch", "timm_pair", "timm_elem")
 
-jitted_mix = jax.jit(mixing.mix, static_argnames=("mixup_alpha", "cutmix_alpha"))
+jitted_mix = jax.jit(mixing.mix, static_argnums=3)
 
 
 def golden_inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -35,7 +39,7 @@ def golden_inputs() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return images, np.arange(8), ratio, mask
 
 
-def assert_golden(mixed: mixing.Mixed, name: str) -> None:
+def assert_golden(mixed: mixing_draws.Mixed, name: str) -> None:
     images, labels, mix_labels, ratio = (np.asarray(part) for part in mixed)
     golden = GOLDEN["mixing"][name]
     assert list(images.shape) == golden["images_shape"]
@@ -54,26 +58,26 @@ def assert_golden(mixed: mixing.Mixed, name: str) -> None:
 
 def test_mixup_is_the_official_one():
     images, labels, ratio, _ = golden_inputs()
-    assert_golden(mixing.mixup(images, labels, ratio[:4]), "mixup")
+    assert_golden(nfnet_mixing.mixup(images, labels, ratio[:4]), "mixup")
 
 
 def test_cutmix_is_the_official_one():
     images, labels, _, mask = golden_inputs()
-    assert_golden(mixing.cutmix(images, labels, mask[:4]), "cutmix")
+    assert_golden(nfnet_mixing.cutmix(images, labels, mask[:4]), "cutmix")
 
 
 def test_half_half_is_the_official_one():
     images, labels, ratio, mask = golden_inputs()
     # The official code draws for the whole loader batch, and each half reads its own
     # quarter: ratios 0, 1 and masks 4, 5.
-    mixed = mixing.half_half_mix(images, labels, ratio[:2], mask[4:6])
+    mixed = nfnet_mixing.half_half_mix(images, labels, ratio[:2], mask[4:6])
     assert_golden(mixed, "mixup_cutmix")
 
 
 @pytest.mark.parametrize("case", GOLDEN["cutmix_boxes"], ids=lambda c: f"{c['r_x']}")
 def test_cutmix_boxes_are_the_official_ones(case):
     height, width = case["h"], case["w"]
-    mask = mixing.cutmix_mask(
+    mask = mixing_draws.cutmix_mask(
         height,
         width,
         jnp.array([case["r_y"]]),
@@ -98,9 +102,8 @@ def constant_images(count: int) -> tuple[jax.Array, jax.Array]:
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 1.0), (0.2, 1.0)])
 def test_weight_of_a_label_is_the_weight_of_its_image(mixup, cutmix):
     images, labels = constant_images(32)
-    mixed = jitted_mix(
-        images, labels, jax.random.key(3), mixup_alpha=mixup, cutmix_alpha=cutmix
-    )
+    config = plain_augment(mixup_alpha=mixup, cutmix_alpha=cutmix)
+    mixed = jitted_mix(images, labels, jax.random.key(3), config)
     out, first, second, ratio = mixed
     assert out.shape == (16, 16, 16, 3)
     assert out.dtype == jnp.float32
@@ -115,29 +118,32 @@ def test_weight_of_a_label_is_the_weight_of_its_image(mixup, cutmix):
 
 def test_both_mixups_share_the_batch_half_and_half():
     images, labels = constant_images(32)
-    out, _, _, ratio = jitted_mix(
-        images, labels, jax.random.key(0), mixup_alpha=0.2, cutmix_alpha=1.0
-    )
+    out, _, _, ratio = jitted_mix(images, labels, jax.random.key(0), BOTH)
     values = np.array([len(np.unique(image)) for image in np.asarray(out)])
     assert (values[:8] == 1).all()  # mixup of constants is constant
     inside = (ratio[8:] > 0) & (ratio[8:] < 1)
     assert (values[8:] == 1 + inside).all()
 
 
-def test_without_mixing_images_pass_through():
-    images, labels = constant_images(4)
-    out, first, second, ratio = mixing.mix(
-        images, labels, jax.random.key(0), mixup_alpha=0.0, cutmix_alpha=0.0
-    )
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(plain_augment(mixing=mixing) for mixing in MIXINGS),
+        plain_augment(mixing="timm_batch", mixup_alpha=0.2, mix_rate=0.0),
+    ],
+)
+def test_without_mixing_images_pass_through(config):
+    images, labels = constant_images(3)
+    out, first, second, ratio = mixing.mix(images, labels, jax.random.key(0), config)
     np.testing.assert_array_equal(out, images)
     np.testing.assert_array_equal(first, labels)
     np.testing.assert_array_equal(second, labels)
-    np.testing.assert_array_equal(ratio, np.ones(4))
+    np.testing.assert_array_equal(ratio, np.ones(3))
 
 
 def test_mixup_ratio_has_the_moments_of_beta():
     alpha = 0.2
-    ratio = np.asarray(mixing.sample_beta(jax.random.key(1), 10_000, alpha))
+    ratio = np.asarray(mixing_draws.sample_beta(jax.random.key(1), 10_000, alpha))
     # Beta(a, a): mean 1/2, variance 1 / (4 (2 a + 1)).
     assert ratio.mean() == pytest.approx(0.5, abs=0.02)
     assert ratio.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), abs=0.005)
@@ -146,14 +152,14 @@ def test_mixup_ratio_has_the_moments_of_beta():
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_beta_of_one_is_uniform(alpha):
     """Quantiles of U(0, 1) are themselves; those of Beta(0.2, 0.2) are not."""
-    draws = np.asarray(mixing.sample_beta(jax.random.key(1), 10_000, alpha))
+    draws = np.asarray(mixing_draws.sample_beta(jax.random.key(1), 10_000, alpha))
     far = max(abs(np.quantile(draws, q) - q) for q in (0.1, 0.3, 0.5, 0.7, 0.9))
     assert (far < 0.02) == (alpha == 1)
 
 
 def test_cutmix_area_has_the_official_law():
     count, size = 10_000, 32
-    sample = jax.jit(mixing.sample_cutmix_mask, static_argnums=(1, 2, 3, 4))
+    sample = jax.jit(mixing_draws.sample_cutmix_mask, static_argnums=(1, 2, 3, 4))
     mask = sample(jax.random.key(2), count, size, size, 1.0)
     share = np.asarray(mask.mean(axis=(1, 2, 3)))
     # The same law by hand from independent draws: half-sides h = int(32 sqrt(u)) // 2
@@ -172,21 +178,74 @@ def test_cutmix_area_has_the_official_law():
         )
 
 
-def test_odd_batch_is_refused_only_for_both():
-    both = dataclasses.replace(NO_MIXING, mixup_alpha=0.2, cutmix_alpha=1.0)
-    mixing.check_mixing(both, 4)
-    mixing.check_mixing(dataclasses.replace(both, cutmix_alpha=0.0), 3)
+def test_odd_batch_of_nfnets_is_refused_only_for_both():
+    mixing.check_mixing(BOTH, 4)
+    mixing.check_mixing(dataclasses.replace(BOTH, cutmix_alpha=0.0), 3)
     with pytest.raises(UserError, match=r"3 images per device.*even"):
-        mixing.check_mixing(both, 3)
+        mixing.check_mixing(BOTH, 3)
     images, labels = constant_images(6)
-    with pytest.raises(ValueError, match="batch of 3 is odd"):
-        mixing.mix(images, labels, jax.random.key(0), mixup_alpha=0.2, cutmix_alpha=1.0)
+    with pytest.raises(UserError, match=r"3 images per device.*even"):
+        mixing.mix(images, labels, jax.random.key(0), BOTH)
 
 
-def test_partners_doubles_the_images_read():
+@pytest.mark.parametrize("form", IN_PLACE)
+def test_odd_batch_mixed_with_itself_is_refused(form):
+    config = plain_augment(mixing=form, mixup_alpha=0.2)
+    mixing.check_mixing(config, 4)
+    mixing.check_mixing(dataclasses.replace(config, mixup_alpha=0.0), 3)
+    with pytest.raises(UserError, match=rf"3 images per device.*{form}.*even"):
+        mixing.check_mixing(config, 3)
+
+
+@pytest.mark.parametrize("form", IN_PLACE)
+def test_only_nfnets_augment_what_is_mixed(form):
+    with pytest.raises(UserError, match=rf"augment_before_mix is False.*{form}"):
+        check_augment(plain_augment(mixing=form, augment_before_mix=False))
+
+
+@pytest.mark.parametrize("form", ["nfnet", "effnetv2"])
+def test_only_timm_mixes_now_and_then(form):
+    check_augment(plain_augment(mixing="timm_pair", mix_rate=0.5))
+    with pytest.raises(UserError, match=rf"mix_rate is 0\.5.*{form} always"):
+        check_augment(plain_augment(mixing=form, mix_rate=0.5))
+
+
+def test_every_form_has_a_mixer():
+    assert tuple(mixing.MIXERS) == MIXINGS
+
+
+def test_nfnets_mixing_doubles_the_images_read():
     assert mixing.partners(NO_MIXING) == 1
     assert mixing.partners(dataclasses.replace(NO_MIXING, mixup_alpha=0.2)) == 2
     assert mixing.partners(dataclasses.replace(NO_MIXING, cutmix_alpha=1.0)) == 2
+    for form in IN_PLACE:
+        assert mixing.partners(dataclasses.replace(BOTH, mixing=form)) == 1
+
+
+@pytest.mark.parametrize("form", IN_PLACE)
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.5, 0.0), (0.0, 1.0), (0.5, 1.0)])
+def test_batch_mixed_with_itself_keeps_what_each_image_weighs(form, mixup, cutmix):
+    """Image i and image 15 - i: their shares of the pixels are the labels'."""
+    values = jnp.arange(16, dtype=jnp.int32) * 16
+    images = jnp.broadcast_to(values[:, None, None, None], (16, 12, 12, 3))
+    config = plain_augment(mixing=form, mixup_alpha=mixup, cutmix_alpha=cutmix)
+    mixed = jitted_mix(images.astype(jnp.uint8), values, jax.random.key(5), config)
+    out, first, second, ratio = (np.asarray(part) for part in mixed)
+    assert (out.shape, out.dtype) == ((16, 12, 12, 3), np.float32)
+    np.testing.assert_array_equal(first, values)
+    half = 16 if form != "effnetv2" or 0 in (mixup, cutmix) else 8
+    np.testing.assert_array_equal(second, first.reshape(-1, half)[:, ::-1].ravel())
+    means = ratio * first + (1 - ratio) * second
+    if form == "effnetv2" and cutmix:  # one weight for all boxes: right on average
+        cut = slice(8 if mixup else 0, 16)
+        own = (first[cut, None] == out[cut, :, :, 0].reshape(-1, 144)).mean()
+        assert own == pytest.approx(ratio[cut].mean(), rel=1e-6)
+        assert len(set(ratio[cut].tolist())) == 1
+        out, means = out[: cut.start], means[: cut.start]
+    rounding = 0.5 if form != "effnetv2" and mixup else 0
+    np.testing.assert_allclose(
+        out.mean(axis=(1, 2, 3)), means, rtol=1e-5, atol=rounding + 1e-4
+    )
 
 
 def test_normalize_by_hand():
@@ -196,7 +255,11 @@ def test_normalize_by_hand():
         -0.456 / 0.224,
         (128 / 255 - 0.406) / 0.225,
     ]
-    out = mixing.normalize(pixel)
+    out = normalize(pixel)
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out[0, 0, 0], expected, rtol=1e-6)
-    assert math.isclose(float(mixing.IMAGENET_MEAN[0]), 123.675, rel_tol=1e-6)
+    # EfficientNetV2 by its code's formulas: training and evaluation, fine-tuning.
+    out = normalize(pixel, "effnetv2")
+    np.testing.assert_allclose(out[0, 0, 0], [127 / 128, -1, 0], rtol=1e-6)
+    out = normalize(pixel, "inception")
+    np.testing.assert_allclose(out[0, 0, 0], [1, -1, 128 / 127.5 - 1], rtol=1e-5)

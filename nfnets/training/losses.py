@@ -5,6 +5,7 @@ from __future__ import annotations
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 
 
 def soft_targets(
@@ -19,7 +20,8 @@ def soft_targets(
     y = (1 - eps) * (ratio * onehot(label) + (1 - ratio) * onehot(mix_label)) + eps / K
 
     The smoothing mass goes to all K classes, the true one included, as in the official
-    NFNet code.
+    codes of NFNet and EfficientNetV2. timm's form, on = 1 - eps + eps / K and
+    off = eps / K for either label before they are weighted, is the same.
 
     Args:
       labels: int [N].
@@ -39,6 +41,22 @@ def soft_targets(
     return (1 - label_smoothing) * hard + label_smoothing / num_classes
 
 
+def threshold_targets(targets: jax.Array, threshold: float) -> jax.Array:
+    """Multi-hot targets: 1 where y > threshold, else 0 (RSB, with timm's BCE).
+
+    Smoothing and mixing weights are forgotten: an image of two classes has both as
+    positives if both weights are above the threshold, else one or none.
+
+    Args:
+      targets: float32 [N, K], of ``soft_targets``.
+      threshold: in [0, 1).
+
+    Returns:
+      float32 [N, K]; rows need not sum to 1.
+    """
+    return (targets > threshold).astype(jnp.float32)
+
+
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """-sum(y * log softmax(logits)) per example.
 
@@ -53,3 +71,22 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     chex.assert_equal_shape([logits, targets])
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     return -jnp.sum(targets * log_p, axis=-1)
+
+
+def binary_cross_entropy(
+    logits: jax.Array, targets: jax.Array, *, sum_classes: bool
+) -> jax.Array:
+    """-y log s(x) - (1 - y) log(1 - s(x)), s the sigmoid, per example (RSB, Sec. 3).
+
+    Args:
+      logits: [N, K], computed on in float32.
+      targets: float32 [N, K] in 0..1.
+      sum_classes: the sum over the K classes, otherwise their mean, as in RSB.
+
+    Returns:
+      float32 [N].
+    """
+    chex.assert_rank([logits, targets], 2)
+    chex.assert_equal_shape([logits, targets])
+    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets)
+    return jnp.sum(losses, axis=-1) if sum_classes else jnp.mean(losses, axis=-1)

@@ -1,0 +1,97 @@
+"""Losses and targets by hand and against timm's numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import recipe_of, with_changes
+
+from nfnets.errors import UserError
+from nfnets.training import losses
+from nfnets.training.recipe import Recipe
+from nfnets.training.steps import training_loss
+
+GOLDEN = json.loads(
+    (Path(__file__).parent / "golden" / "timm_losses.json").read_text("utf-8")
+)
+
+
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["name"])
+def test_losses_are_timm_s(case):
+    labels, logits = np.array(GOLDEN["labels"]), jnp.array(GOLDEN["logits"])
+    share = np.full(4, case["share"], np.float32)
+    targets = losses.soft_targets(
+        labels, labels[::-1], share, GOLDEN["num_classes"], case["label_smoothing"]
+    )
+    if case["threshold"] is not None:
+        targets = losses.threshold_targets(targets, case["threshold"])
+    recipe = with_changes(
+        recipe_of("digits"), loss=case["loss_name"], bce_sum_classes=case["sum_classes"]
+    )
+    loss_of = training_loss(recipe)
+    loss, grad = jax.value_and_grad(lambda x: jnp.mean(loss_of(x, targets)))(logits)
+    np.testing.assert_allclose(loss, case["loss"], rtol=1e-6)
+    np.testing.assert_allclose(grad, case["grad"], rtol=1e-5, atol=1e-7)
+
+
+def test_soft_targets_by_hand():
+    targets = losses.soft_targets(
+        jnp.array([0]), jnp.array([2]), jnp.array([0.75]), 4, label_smoothing=0.2
+    )
+    np.testing.assert_allclose(targets, [[0.65, 0.05, 0.25, 0.05]], rtol=1e-6)
+
+
+def test_cross_entropy_by_hand():
+    """Uniform logits over 8 classes cost log 8, whatever the target."""
+    loss = losses.softmax_cross_entropy(
+        jnp.zeros((1, 8), jnp.bfloat16), jnp.full((1, 8), 0.125)
+    )
+    assert loss.dtype == jnp.float32
+    np.testing.assert_allclose(loss, [np.log(8)], rtol=1e-6)
+
+
+def test_binary_cross_entropy_by_hand():
+    """At logit 0 every class costs log 2; saturated logits stay finite."""
+    bce = losses.binary_cross_entropy
+    zeros, targets = jnp.zeros((1, 8), jnp.bfloat16), jnp.full((1, 8), 0.3)
+    assert bce(zeros, targets, sum_classes=False).dtype == jnp.float32
+    np.testing.assert_allclose(
+        bce(zeros, targets, sum_classes=True), [8 * np.log(2)], rtol=1e-6
+    )
+    far = jnp.array([[200.0, -200.0]])
+    np.testing.assert_allclose(
+        bce(far, jnp.array([[0.0, 0.0]]), sum_classes=False), [100.0]
+    )
+
+
+def test_threshold_is_strict():
+    targets = losses.threshold_targets(jnp.array([[0.25, 0.5, 0.75, 0.0]]), 0.5)
+    assert targets.tolist() == [[0.0, 0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "bce", "bce_target_threshold": 1.0}, r"threshold is 1\.0.*\[0, 1\)"),
+        ({"bce_target_threshold": 0.2}, r"config\.loss is softmax.*0\.2"),
+        ({"bce_sum_classes": True}, r"config\.loss is softmax.*True"),
+        # 0.1 of smoothing over 10 classes gives each 0.01.
+        ({"loss": "bce", "bce_target_threshold": 0.005}, r"0\.005.*0\.01.*every class"),
+        ({"loss": "hinge"}, r"config\.loss is 'hinge'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes, message):
+    config = recipe_of("digits").to_dict()
+    with pytest.raises(UserError, match=message):
+        Recipe.from_config(config | changes)
+
+
+def test_settings_of_rsb_are_accepted():
+    config = recipe_of("digits").to_dict()
+    changes = {"loss": "bce", "bce_target_threshold": 0.2, "bce_sum_classes": True}
+    assert Recipe.from_config(config | changes).bce_target_threshold == 0.2
