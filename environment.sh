@@ -8,8 +8,8 @@ if [ ! -x "$root/.venv/bin/python" ]; then
   }
   "${PYTHON:-python3}" -m venv "$root/.venv"
 fi
-# Installed already for this setup.py and these extras: nothing to do.
-wanted="$(cksum <"$root/setup.py") $extras"
+# Installed already for this setup.py, C++ code and these extras: nothing to do.
+wanted="$(cat "$root/setup.py" "$root"/nfnets/data/native/*.{h,cc} | cksum) $extras"
 if ! grep -qxF "$wanted" "$root/.venv/installed" 2>/dev/null; then
   echo "installing the packages of setup.py ($extras) into $root/.venv" >&2
   "$root/.venv/bin/python" -m pip install -qq --disable-pip-version-check \

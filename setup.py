@@ -1,8 +1,10 @@
 """Packaging metadata, and nothing else; tool settings live in pyproject.toml."""
 
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 TRAIN = [
     "ml_collections>=1.0",
@@ -26,10 +28,31 @@ DEV = [
     "pytest>=8.0",
     "pytest-xdist>=3.5",
     "fsspec>=2024.2",
+    "datasets>=4.0",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
     "build>=1.0",
 ]
+
+NATIVE = "nfnets/data/native"
+
+
+class OptionalBuild(build_ext):
+    """Builds the native input backend, or says in one line why there is none."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Builds it; any failure leaves a package that works without."""
+        try:
+            super().build_extension(ext)
+        except Exception as error:  # no compiler, no headers, an old libjpeg, ...
+            reason = " ".join(str(error).split())
+            print(
+                "nfnets-flax: the native input backend was not built (it needs a C++ "
+                "compiler and the headers of libjpeg-turbo, in Debian g++ and "
+                f"libjpeg-dev); the wheels-only one is used: {reason}",
+                file=sys.stderr,
+            )
+
 
 setup(
     name="nfnets-flax",
@@ -40,11 +63,34 @@ setup(
     python_requires=">=3.11",
     packages=[
         "nfnets",
+        "nfnets.benchmark",
         "nfnets.data",
+        "nfnets.data.native",
         "nfnets.training",
         "nfnets.weights",
     ],
     package_data={"nfnets": ["py.typed"]},
+    ext_modules=[
+        Extension(
+            f"{NATIVE.replace('/', '.')}._native",
+            sources=sorted(map(str, Path(NATIVE).glob("*.cc"))),
+            depends=sorted(map(str, Path(NATIVE).glob("*.h"))),
+            libraries=["jpeg"],
+            extra_compile_args=[
+                "-O3",
+                "-std=c++17",
+                # Contracted multiply-adds would round differently on some processors.
+                "-ffp-contract=off",
+                # Python's own flag keeps loops from being vectorised.
+                "-fno-wrapv",
+                "-g0",
+                "-Wno-psabi",  # vectors are passed between inlined functions only
+            ],
+            language="c++",
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": OptionalBuild},
     install_requires=[
         "jax>=0.8",
         "flax>=0.10.4",
@@ -59,8 +105,16 @@ setup(
             "tensorflow-cpu>=2.16; platform_system != 'Darwin'",
             "tensorflow>=2.16; platform_system == 'Darwin'",
         ],
+        # What experiments/benchmark.py compares with; DALI is installed by hand, its
+        # package is named after a CUDA version.
+        "bench": [
+            "tensorflow-cpu>=2.16; platform_system != 'Darwin'",
+            "torch>=2.4",
+            "torchvision>=0.19",
+            "timm>=1.0.20",
+        ],
         "gcs": ["gcsfs>=2024.2"],
-        "hf": ["huggingface_hub>=0.24"],
+        "hf": ["datasets>=4.0"],
         "export": ["flatbuffers>=24.3"],
         "dev": DEV,
         "gpu": ["jax[cuda12]>=0.8"],

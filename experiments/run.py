@@ -112,6 +112,9 @@ def parse_flags(arguments: list[str]) -> None:
                 FLAGS.config.update_from_flattened_dict({path: None})
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         message = error.args[0] if error.args else error
+        if isinstance(error, AttributeError | KeyError):
+            field = str(message).strip("\"'")
+            message = f"the config has no field {field}"
         raise UserError(f"{message} (--print_config shows all fields)") from error
     if len(rest) > 1:
         raise UserError(

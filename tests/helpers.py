@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from nfnets.data.augment import AugmentConfig
+from nfnets.data import native
+from nfnets.data.augment_config import AugmentConfig
+from nfnets.data.pipeline import make_train_iter
+from nfnets.data.sources import Source
+from nfnets.data.train_iterator import TrainIterator
 from nfnets.training.config_files import load_config
 from nfnets.training.recipe import Recipe
 
@@ -37,15 +42,72 @@ def plain_augment(**changes: Any) -> AugmentConfig:
         "flip_rate": 0.0,
         "interpolation": "bicubic",
         "antialias": False,
+        "scaled_decode": False,
+        "repeats": 1,
+        "mixing": "nfnet",
         "mixup_alpha": 0.0,
         "cutmix_alpha": 0.0,
+        "mix_rate": 1.0,
+        "cutmix_rate": 0.5,
         "augment_before_mix": True,
         "semantics": "tf",
-        "autoaugment": False,
+        "autoaugment": None,
         "randaugment_layers": 0,
         "randaugment_magnitude": None,
+        "randaugment_rate": 1.0,
+        "randaugment_noise": 0.0,
+        "randaugment_increasing": False,
+        "erase_rate": 0.0,
+        "erase_mode": "const",
+        "erase_count": 1,
     }
     return AugmentConfig(**(plain | changes))
+
+
+def native_is_built() -> bool:
+    """Whether the C++ backend can be tested; $NFNETS_REQUIRE_NATIVE insists on it."""
+    try:
+        native.load()
+    except ImportError:
+        if os.environ.get("NFNETS_REQUIRE_NATIVE"):
+            raise
+        return False
+    return True
+
+
+needs_native = pytest.mark.skipif(
+    not native_is_built(), reason="the native backend was not built (no compiler?)"
+)
+BACKENDS = ["python", pytest.param("native", marks=needs_native)]
+
+
+class OneStage(NamedTuple):
+    """What the loader reads of a recipe's stage."""
+
+    steps: int
+    image_size: int
+    augment: AugmentConfig
+
+
+def train_iter(source: Source, **changes: Any) -> TrainIterator:
+    """Batches of one stage: ``augment``, ``image_size``, ``num_steps``, and options."""
+    options: dict[str, Any] = dict(
+        batch_size=6,
+        num_devices=2,
+        seed=0,
+        start_step=0,
+        max_damaged=0.001,
+        threads=1,
+        log=lambda line: None,
+        augment=plain_augment(),
+        image_size=4,
+        num_steps=10,
+    )
+    options |= changes
+    stage = OneStage(
+        options.pop("num_steps"), options.pop("image_size"), options.pop("augment")
+    )
+    return make_train_iter(source, stages=[stage], **options)
 
 
 def recipe_of(name: str, **changes: Any) -> Recipe:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from helpers import plain_augment
 
-from nfnets.data import autoaugment as aa
 from nfnets.data import tf_operations as ops
-from nfnets.data.augment import augment_image, check_augment
-from nfnets.data.autoaugment import POLICY_V0, REACH
+from nfnets.data.augment_config import check_augment
+from nfnets.data.autoaugment import POLICY_V0, REACH, draw_autoaugment
+from nfnets.data.plan import draw_operations
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "nfnet_autoaugment.json").read_text("utf-8")
@@ -32,27 +32,17 @@ def test_arguments_are_official(level):
         assert ours == pytest.approx(expected, rel=1e-6), name
 
 
-def draw(count: int, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[str, float]]]:
+def draw(count: int) -> list[list[tuple[str, float]]]:
     """The operations of ``count`` images and their arguments."""
-    drawn: list[tuple[str, float]] = []
-
-    def recorder(name: str) -> ops.Operation:
-        return lambda image, argument: (drawn.append((name, argument)), image)[1]
-
-    fakes = {name: recorder(name) for name in ops.OPERATIONS}
-    monkeypatch.setattr(ops, "OPERATIONS", fakes)
-    rng, image = np.random.default_rng(0), np.zeros((4, 4, 3), np.uint8)
-    images = []
-    for _ in range(count):
-        aa.autoaugment(rng, image)
-        images.append(drawn.copy())
-        drawn.clear()
-    return images
+    rng = np.random.default_rng(0)
+    return [
+        [(op.name, op.argument) for op in draw_autoaugment(rng)] for _ in range(count)
+    ]
 
 
-def test_operations_are_drawn_with_their_probability(monkeypatch):
+def test_operations_are_drawn_with_their_probability():
     count = 20_000
-    images = draw(count, monkeypatch)
+    images = draw(count)
     # Expected number of each operation: 1/25 of the images times its probability.
     expected = dict.fromkeys(ops.OPERATIONS, 0.0)
     for name, probability, _ in (op for pair in GOLDEN["policy"] for op in pair):
@@ -70,8 +60,8 @@ def test_operations_are_drawn_with_their_probability(monkeypatch):
     np.testing.assert_allclose(lengths, np.mean(shares, axis=1), atol=0.015)
 
 
-def test_sub_policies_are_uniform_and_signs_even(monkeypatch):
-    images = draw(20_000, monkeypatch)
+def test_sub_policies_are_uniform_and_signs_even():
+    images = draw(20_000)
     # Only sub-policy 15 translates, and always rotates before: 21 degrees, 225 pixels.
     rotated = [image for image in images if image and abs(image[0][1]) == 21]
     assert len(rotated) == pytest.approx(800, abs=115)  # 4 deviations of 28
@@ -84,17 +74,11 @@ def test_sub_policies_are_uniform_and_signs_even(monkeypatch):
     assert len(signs) == 4
 
 
-CONFIG = plain_augment(autoaugment=True)
+CONFIG = plain_augment(autoaugment="v0")
 
 
-def test_augment_image_applies_it():
+def test_a_recipe_draws_it():
     check_augment(CONFIG)
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    changed = 0
     for seed in range(20):
         rng, same = np.random.default_rng(seed), np.random.default_rng(seed)
-        out = augment_image(rng, image, CONFIG, 32)
-        same.random()  # the flip's draw
-        np.testing.assert_array_equal(out, aa.autoaugment(same, image))
-        changed += not np.array_equal(out, image)
-    assert changed > 12
+        assert draw_operations(rng, CONFIG) == draw_autoaugment(same)

@@ -14,12 +14,14 @@ import simplejpeg
 from helpers import sample_image
 from PIL import Image
 
-from nfnets.data import augment
-from nfnets.data.augment import EvalCrop, crop_for_eval
+from nfnets.data import augment_config
+from nfnets.data.augment import crop_for_eval
+from nfnets.data.augment_config import EvalCrop
 from nfnets.data.decode import decode
-from nfnets.data.mixing import IMAGENET_MEAN, IMAGENET_STD
+from nfnets.data.normalization import NORMALIZATIONS
 from nfnets.errors import UserError
 
+IMAGENET = NORMALIZATIONS["imagenet"]
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "nfnet_eval_preprocess.json").read_text("utf-8")
 )
@@ -51,7 +53,7 @@ def test_evaluation_is_official_to_the_bit(name, tench):
     for key in ("min", "max", "mean"):
         ours = float(getattr(raw.astype(np.float64), key)())
         assert ours == pytest.approx(golden[f"raw_{key}"], abs=1e-5), key
-    normal = (raw - IMAGENET_MEAN) / IMAGENET_STD
+    normal = (raw - IMAGENET.mean) / IMAGENET.std
     pixels = {
         "corner_px": (0, 0),
         "center_px": (size // 2,) * 2,
@@ -175,8 +177,8 @@ def test_an_image_of_the_asked_size_is_left_alone():
 
 def test_bad_evaluation_crop_is_named():
     with pytest.raises(UserError, match="'centre'; expected one of resize"):
-        augment.check_eval_crop(EvalCrop("centre", "bicubic", antialias=False))
+        augment_config.check_eval_crop(EvalCrop("centre", "bicubic", antialias=False))
     for crop_pct in (0.0, 1.5):
         crop = EvalCrop("resize", "bicubic", antialias=False, crop_pct=crop_pct)
         with pytest.raises(UserError, match=f"crop_pct is {crop_pct}"):
-            augment.check_eval_crop(crop)
+            augment_config.check_eval_crop(crop)

@@ -9,12 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import plain_augment
+from helpers import BACKENDS, plain_augment, train_iter
 
-from nfnets.data import augment, crops, host_mixing, mixing, pipeline
-from nfnets.data.augment import AugmentConfig
+from nfnets.data import (
+    host_mixing,
+    mixing_draws,
+    nfnet_mixing,
+    pipeline,
+    train_slots,
+)
+from nfnets.data.augment_config import AugmentConfig
 from nfnets.data.host_mixing import Pair, draw_beta, mixes_on_host, pair_at
-from nfnets.data.order import step_indices
+from nfnets.data.operation import Operation
+from nfnets.data.order import records_at
+from nfnets.data.resize import resize
 from nfnets.data.sources import Source
 from nfnets.errors import UserError
 
@@ -38,10 +46,12 @@ CUTMIX = dataclasses.replace(BOTH, mixup_alpha=0.0)
         ({}, True),
         ({"cutmix_alpha": 0.0}, True),
         ({"mixup_alpha": 0.0}, True),
-        ({"autoaugment": True, "randaugment_layers": 0}, True),
+        ({"autoaugment": "v0", "randaugment_layers": 0}, True),
         ({"augment_before_mix": True}, False),
         ({"randaugment_layers": 0}, False),  # nothing is quantised: the device mixes
         ({"mixup_alpha": 0.0, "cutmix_alpha": 0.0}, False),
+        ({"mixing": "effnetv2"}, False),
+        ({"mixing": "timm_batch"}, False),
     ],
 )
 def test_who_mixes(change, on_host):
@@ -116,7 +126,7 @@ def test_boxes_are_the_device_s(height, width):
     rng = np.random.default_rng(0)
     proportion = rng.random(300).astype(np.float32)
     y, x = rng.integers(0, height, 300), rng.integers(0, width, 300)
-    masks = np.asarray(mixing.cutmix_mask(height, width, y, x, proportion))
+    masks = np.asarray(mixing_draws.cutmix_mask(height, width, y, x, proportion))
     for mask, *draws in zip(masks, y, x, proportion, strict=True):
         top, bottom, left, right = host_mixing.box_of(height, width, *draws)
         expected = np.zeros((height, width, 1), np.float32)
@@ -134,9 +144,9 @@ def test_mixing_is_the_device_s():
         mask[place, top:bottom, left:right] = 1
     labels = np.arange(16)
     on_device = {
-        MIXUP: mixing.mixup(images, labels, ratio),
-        CUTMIX: mixing.cutmix(images, labels, mask),
-        BOTH: mixing.half_half_mix(images, labels, ratio[:4], mask[4:]),
+        MIXUP: nfnet_mixing.mixup(images, labels, ratio),
+        CUTMIX: nfnet_mixing.cutmix(images, labels, mask),
+        BOTH: nfnet_mixing.half_half_mix(images, labels, ratio[:4], mask[4:]),
     }
     for config, expected in on_device.items():
         ours = mix_batch(config, images, ratio, boxes)
@@ -206,39 +216,39 @@ def first_batch(config: AugmentConfig, **changes) -> dict[str, np.ndarray]:
     options = dict(
         augment=config,
         image_size=12,
-        images_per_step=32,
-        num_devices=2,
+        batch_size=16,
         seed=3,
-        start_step=0,
         num_steps=1,
         max_damaged=0.0,
-        threads=1,
-        log=lambda line: None,
     )
-    (batch,) = pipeline.make_train_iter(noise_source(40), **{**options, **changes})
+    (batch,) = train_iter(noise_source(40), **{**options, **changes})
     return batch
 
 
 @pytest.mark.parametrize("config", [BOTH, MIXUP, CUTMIX])
-def test_batches_are_mixed_from_float_crops_then_augmented(config, monkeypatch):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_batches_are_mixed_from_float_crops_then_augmented(
+    config, backend, monkeypatch
+):
     """Rebuilt from the batch's ratios: overshoot is kept until after the mix."""
-    inverting = augment.Semantics(lambda rng, image, *_: 255 - image, lambda *_: 1 / 0)
-    monkeypatch.setitem(augment.SEMANTICS, "tf", inverting)
-    batch, source = first_batch(config), noise_source(40)
+    monkeypatch.setattr(
+        train_slots, "draw_operations", lambda rng, config: (Operation("Invert"),)
+    )
+    batch, source = first_batch(config, backend=backend), noise_source(40)
     assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
         "image": ((2, 8, 12, 12, 3), "uint8"),
         "label": ((2, 8), "int32"),
         "mix_label": ((2, 8), "int32"),
         "ratio": ((2, 8), "float32"),
     }
-    labels = source.labels[step_indices(3, 0, 32, 40)].reshape(2, 16)
+    labels = source.labels[records_at(3, 0, 32, 40)].reshape(2, 16)
     for device, place in itertools.product(range(2), range(8)):
         image, label, mix_label, ratio = (v[device, place] for v in batch.values())
         pair = pair_at(config, 8, place)
         assert label == labels[device, pair.first]
         assert mix_label == labels[device, pair.second]
         first, second = (
-            crops.resize_bicubic(source.read(int(i)), (12, 12))
+            resize(source.read(int(i)), (12, 12), kernel="bicubic", antialias=False)
             for i in (label, mix_label)
         )
         assert first.min() < -10
@@ -278,7 +288,7 @@ def test_shapes_are_known_before_the_first_batch(config):
 
 
 def test_batch_that_cannot_be_paired_is_refused():
-    with pytest.raises(UserError, match=r"is 6, which 2 devices .* a multiple of 4"):
-        first_batch(MIXUP, images_per_step=6)
+    with pytest.raises(UserError, match=r"is 3, which 2 devices .* a multiple of 2"):
+        first_batch(MIXUP, batch_size=3)
     with pytest.raises(UserError, match=r"3 images per device.*even"):
-        first_batch(BOTH, images_per_step=12)
+        first_batch(BOTH, batch_size=6)

@@ -8,21 +8,20 @@ import threading
 import time
 from pathlib import Path
 
+import helpers
 import numpy as np
 import pytest
 from helpers import plain_augment
 from PIL import Image
 
-from nfnets.data.augment import EvalCrop
+from nfnets.data.augment_config import EvalCrop
 from nfnets.data.decode import DamagedImage
-from nfnets.data.order import step_indices
+from nfnets.data.order import records_at
 from nfnets.data.pipeline import make_eval_iter, make_train_iter
 from nfnets.data.sources import Source, open_source
 from nfnets.errors import UserError
 
-AUGMENT = plain_augment(
-    crop="random_resized", crop_pad=1, crop_area=(0.3, 1.0), flip_rate=0.5
-)
+AUGMENT = plain_augment(crop="tf_box", crop_pad=1, crop_area=(0.3, 1.0), flip_rate=0.5)
 PLAIN = dataclasses.replace(AUGMENT, crop="resize", flip_rate=0.0)
 WHOLE = EvalCrop("resize", "bilinear", antialias=False)
 
@@ -45,19 +44,7 @@ def numbered(count: int, damaged: frozenset[int] = frozenset()) -> Source:
 
 
 def train_iter(source: Source, **changes):
-    options = dict(
-        augment=PLAIN,
-        image_size=4,
-        images_per_step=6,
-        num_devices=2,
-        seed=0,
-        start_step=0,
-        num_steps=10,
-        max_damaged=0.001,
-        threads=1,
-        log=lambda line: None,
-    )
-    return make_train_iter(source, **{**options, **changes})
+    return helpers.train_iter(source, **{"augment": PLAIN, **changes})
 
 
 def eval_iter(source: Source, **changes):
@@ -96,7 +83,7 @@ def test_shapes_and_types():
 @pytest.mark.parametrize("threads", [2, 5])
 def test_stream_does_not_depend_on_threads(threads):
     source = open_source("digits", "train")
-    options = dict(augment=AUGMENT, image_size=12, images_per_step=32, num_steps=4)
+    options = dict(augment=AUGMENT, image_size=12, batch_size=32, num_steps=4)
     alone = list(train_iter(source, **options))
     assert_same(list(train_iter(source, threads=threads, **options)), alone)
 
@@ -124,7 +111,7 @@ def test_seed_changes_order_and_augmentation():
 
 def next_batch(source: Source, seed: int) -> dict[str, np.ndarray]:
     augment = dataclasses.replace(AUGMENT, crop="pad")
-    with train_iter(source, augment=augment, seed=seed, images_per_step=64) as batches:
+    with train_iter(source, augment=augment, seed=seed, batch_size=64) as batches:
         return next(batches)
 
 
@@ -133,18 +120,18 @@ def test_slots_and_steps_are_augmented_differently():
     image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     source = dataclasses.replace(numbered(1), read=lambda index: image)
     augment = dataclasses.replace(AUGMENT, crop="pad", crop_pad=4)
-    batches = train_iter(source, augment=augment, image_size=8, images_per_step=32)
+    batches = train_iter(source, augment=augment, image_size=8, batch_size=32)
     seen = {slot.tobytes() for b in batches for slot in b["image"].reshape(32, -1)}
     # 320 draws of 81 shifts x 2 flips: about 162 (1 - e^-2) = 140 differ.
     assert 115 < len(seen) <= 162
 
 
-@pytest.mark.parametrize("images_per_step", [1, 6, 13, 14, 40])
-def test_every_image_once_per_epoch(images_per_step):
+@pytest.mark.parametrize("batch_size", [1, 6, 13, 14, 40])
+def test_every_image_once_per_epoch(batch_size):
     count, epochs = 13, 8
-    steps = -(-count * epochs // images_per_step)
+    steps = -(-count * epochs // batch_size)
     order = np.concatenate(
-        [step_indices(5, step, images_per_step, count) for step in range(steps)]
+        [records_at(5, step * batch_size, batch_size, count) for step in range(steps)]
     )[: count * epochs].reshape(epochs, count)
     np.testing.assert_array_equal(
         np.sort(order), np.tile(np.arange(count), (epochs, 1))
@@ -152,9 +139,66 @@ def test_every_image_once_per_epoch(images_per_step):
     assert len({tuple(epoch) for epoch in order.tolist()}) == epochs
 
 
+def stages_of(*settings: tuple[int, int, dict]) -> list[helpers.OneStage]:
+    """(steps, image size, augmentation) each."""
+    return [
+        helpers.OneStage(steps, size, plain_augment(crop="pad", crop_pad=1, **augment))
+        for steps, size, augment in settings
+    ]
+
+
+# The second stage mixes, so each of its steps reads twice as many records.
+PROGRESSIVE = stages_of(
+    (3, 4, {}),
+    (4, 6, {"mixup_alpha": 0.2, "flip_rate": 0.5}),
+    (2, 8, {"randaugment_layers": 1, "randaugment_magnitude": 5.0}),
+)
+
+
+def progressive_iter(source: Source, **changes):
+    options = dict(
+        batch_size=6,
+        num_devices=2,
+        seed=0,
+        start_step=0,
+        max_damaged=0.0,
+        threads=2,
+        log=lambda line: None,
+    )
+    return make_train_iter(source, stages=PROGRESSIVE, **{**options, **changes})
+
+
+@pytest.mark.parametrize("backend", helpers.BACKENDS)
+def test_stages_follow_each_other_without_losing_or_repeating_a_record(backend):
+    source = numbered(13)
+    batches = list(progressive_iter(source, backend=backend))
+    sizes = [batch["image"].shape[2] for batch in batches]
+    assert sizes == [4] * 3 + [6] * 4 + [8] * 2
+    labels = np.concatenate([batch["label"].ravel() for batch in batches])
+    # 3 * 6 + 4 * 12 + 2 * 6 records: six epochs of 13, in the order of one long stage.
+    assert labels.tolist() == records_at(0, 0, 78, 13).tolist()
+    for start in range(10):
+        again = list(progressive_iter(source, start_step=start, backend=backend))
+        assert_same(again, batches[start:])
+
+
+def test_the_next_stage_is_prepared_before_it_starts():
+    with progressive_iter(numbered(13), threads=1) as batches:
+        for _ in range(2):
+            next(batches)
+        deadline = time.monotonic() + 20
+        while batches.waiting < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        # The last of the first stage and the first of the second are ready.
+        assert batches.waiting == 2
+        assert next(batches)["image"].shape[2] == 4
+        assert batches.waiting >= 1
+        assert next(batches)["image"].shape[2] == 6
+
+
 def test_epoch_order_is_uniform():
     """Where record 0 stands: chi-squared with 9 degrees of freedom, 99.9 % is 27.9."""
-    places = [step_indices(s, 0, 10, 10).tolist().index(0) for s in range(2000)]
+    places = [records_at(s, 0, 10, 10).tolist().index(0) for s in range(2000)]
     counts = np.bincount(places, minlength=10)
     assert ((counts - 200) ** 2 / 200).sum() < 27.9
 
@@ -164,13 +208,13 @@ def test_order_is_pinned():
     philox = np.random.Philox(key=[7, 1], counter=[0, 0, 0, 0])  # seed 7, epoch 1
     expected = np.argsort(philox.random_raw(8) >> np.uint64(11)).tolist()
     assert expected == [3, 1, 6, 2, 5, 4, 0, 7]
-    assert step_indices(7, 1, 8, 8).tolist() == expected
+    assert records_at(7, 8, 8, 8).tolist() == expected
 
 
 def test_damaged_image_is_replaced_counted_and_named_once():
     source = numbered(40, damaged=frozenset({3}))
     lines: list[str] = []
-    options = dict(images_per_step=40, num_steps=4, log=lines.append)
+    options = dict(batch_size=40, num_steps=4, log=lines.append)
     batches = train_iter(source, **options)
     counts, labels = [], []
     for batch in batches:
@@ -191,7 +235,7 @@ def test_damaged_image_is_replaced_counted_and_named_once():
 
 def test_too_many_damaged_images_stop_the_run():
     source = numbered(100, damaged=frozenset(range(0, 100, 5)))
-    batches = train_iter(source, images_per_step=50, max_damaged=0.01, threads=2)
+    batches = train_iter(source, batch_size=50, max_damaged=0.01, threads=2)
     with pytest.raises(UserError, match=r"damaged images among \d+ seen.*max_damaged"):
         list(batches)
     assert batches.damaged == 11  # ten are always allowed
@@ -200,7 +244,7 @@ def test_too_many_damaged_images_stop_the_run():
 
 def test_the_limit_is_a_share_of_the_images_seen():
     source = numbered(100, damaged=frozenset(range(0, 100, 5)))
-    batches = train_iter(source, images_per_step=50, num_steps=40, max_damaged=0.3)
+    batches = train_iter(source, batch_size=50, num_steps=40, max_damaged=0.3)
     assert len(list(batches)) == 40
     assert 0.15 < batches.damaged / 2000 < 0.35
 
@@ -230,9 +274,7 @@ def test_damaged_files_in_a_folder(tmp_path: Path):
     source = open_source(f"folder:{broken_folder(tmp_path)}", "train")
     assert len(source) == 64
     lines: list[str] = []
-    with train_iter(
-        source, images_per_step=64, num_steps=1, log=lines.append
-    ) as batches:
+    with train_iter(source, batch_size=64, num_steps=1, log=lines.append) as batches:
         next(batches)
         assert 4 <= batches.damaged <= 8
     assert len(lines) == 4
@@ -277,8 +319,8 @@ def test_evaluation_is_exact(num_devices, count, threads):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"images_per_step": 7}, "images per step is 7.*2 devices.*multiple of 2"),
-        ({"images_per_step": 0}, "images per step is 0"),
+        ({"batch_size": 7}, "batch size is 7.*2 devices.*multiple of 2"),
+        ({"batch_size": 0}, "batch size is 0"),
         ({"image_size": 0}, "image size is 0"),
         ({"threads": 0}, "threads is 0; expected 1 or more"),
         ({"augment": dataclasses.replace(PLAIN, crop="x")}, "crop is 'x'"),
@@ -314,7 +356,7 @@ def test_close_is_quick_and_leaves_no_thread(threads):
         return np.zeros((4, 4, 3), np.uint8)
 
     source = dataclasses.replace(numbered(5), read=read)
-    batches = train_iter(source, images_per_step=600, threads=threads)
+    batches = train_iter(source, batch_size=600, threads=threads)
     assert loader_threads()
     start = time.monotonic()
     batches.close()
@@ -359,7 +401,7 @@ def test_at_most_two_batches_wait():
         return np.zeros((4, 4, 3), np.uint8)
 
     source = dataclasses.replace(numbered(5), read=read)
-    with train_iter(source, num_steps=1000) as batches:
+    with train_iter(source, num_steps=1000, backend="python") as batches:
         next(batches)
         # One taken, two ready, one that waits for a place.
         deadline = time.monotonic() + 20

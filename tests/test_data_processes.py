@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import plain_augment
+from helpers import plain_augment, train_iter
 
-from nfnets.data.augment import AugmentConfig, EvalCrop
+from nfnets.data.augment_config import AugmentConfig, EvalCrop
 from nfnets.data.decode import DamagedImage
+from nfnets.data.mixing import partners
 from nfnets.data.order import shard_range
-from nfnets.data.pipeline import make_eval_iter, make_train_iter
+from nfnets.data.pipeline import make_eval_iter
 from nfnets.data.sources import Source
 from nfnets.errors import UserError
 
@@ -28,7 +29,7 @@ SPLITS = {
     "TEST": (0, 50_000),
 }
 PLAIN = plain_augment(
-    crop="random_resized",
+    crop="tf_box",
     crop_area=(0.3, 1.0),
     flip_rate=0.5,
     augment_before_mix=False,
@@ -79,19 +80,17 @@ def noise_source(count: int, damaged: frozenset[int] = frozenset()) -> Source:
 
 
 def train_batches(source: Source, augment: AugmentConfig, **changes):
+    """Steps 2 to 4, in which 32 records are read, mixing partners among them."""
     options = dict(
         augment=augment,
         image_size=8,
-        images_per_step=32,
+        batch_size=32 // partners(augment),
         num_devices=4,
         seed=5,
         start_step=2,
         num_steps=5,
-        max_damaged=0.001,
-        threads=1,
-        log=lambda line: None,
     )
-    return make_train_iter(source, **{**options, **changes})
+    return train_iter(source, **{**options, **changes})
 
 
 @pytest.mark.parametrize("augment", [PLAIN, MIXED_ON_HOST, MIXED_ON_DEVICE])
@@ -123,7 +122,7 @@ def test_processes_make_the_batch_of_one(augment, count, num_devices):
 
 def test_processes_count_their_own_damage():
     source = noise_source(100, damaged=frozenset(range(0, 100, 5)))
-    options = dict(images_per_step=80, num_devices=1, max_damaged=1.0)
+    options = dict(batch_size=80, num_devices=1, max_damaged=1.0)
     counts = []
     for index in range(4):
         batches = train_batches(
@@ -142,7 +141,7 @@ def test_the_limit_counts_images_read_by_this_process():
     source = noise_source(100, damaged=frozenset(range(0, 100, 5)))
     options = dict(process_count=2, num_devices=1, start_step=1, num_steps=40)
     batches = train_batches(
-        source, MIXED_ON_HOST, max_damaged=0.01, images_per_step=40, **options
+        source, MIXED_ON_HOST, max_damaged=0.01, batch_size=40, **options
     )
     with pytest.raises(UserError, match=r"11 damaged images among (\d+) seen") as error:
         list(batches)
@@ -185,7 +184,7 @@ def test_evaluation_sees_every_example_once(length, count):
 
 def test_batch_must_divide_over_all_processes():
     options = dict(num_devices=3, process_count=2)
-    with pytest.raises(UserError, match=r"32, which 6 devices .* a multiple of 12"):
+    with pytest.raises(UserError, match=r"16, which 6 devices .* a multiple of 6"):
         train_batches(noise_source(9), MIXED_ON_HOST, **options)
     with pytest.raises(UserError, match=r"evaluation batch size is 4.*6 devices"):
         make_eval_iter(

@@ -11,8 +11,10 @@ import pytest
 from helpers import plain_augment
 
 from nfnets.data import tf_operations as ops
-from nfnets.data.augment import AugmentConfig, augment_image, check_augment
-from nfnets.data.randaugment import REACH, randaugment
+from nfnets.data.augment import apply_operations
+from nfnets.data.augment_config import AugmentConfig, check_augment
+from nfnets.data.plan import draw_operations
+from nfnets.data.randaugment import REACH, draw_randaugment
 from nfnets.errors import UserError
 
 GOLDEN = json.loads(
@@ -57,16 +59,17 @@ def test_operations_do_not_write_to_their_input(image):
     image.flags.writeable = False
     for name, operation in ops.OPERATIONS.items():
         operation(image, ops.operation_argument(name, 9.0, REACH))
-    randaugment(np.random.default_rng(0), image, 20, 9.0)
+    operations = draw_randaugment(np.random.default_rng(0), 20, 9.0)
+    apply_operations(image, operations, "tf")
 
 
 def test_geometry_by_hand():
     """Translation by two pixels to the left, and a shear of half a pixel per row."""
     ramp = np.arange(5 * 6, dtype=np.uint8).reshape(5, 6)[..., None].repeat(3, -1)
-    moved = ops.translate_x(ramp, 2.0)
+    moved = ops.OPERATIONS["TranslateX"](ramp, 2.0)
     np.testing.assert_array_equal(moved[:, :4], ramp[:, 2:])
     assert (moved[:, 4:] == ops.FILL).all()
-    sheared = ops.shear_x(ramp, 0.5)
+    sheared = ops.OPERATIONS["ShearX"](ramp, 0.5)
     # Row 1 reads from x + 0.5, and halves round away from zero: x + 1.
     np.testing.assert_array_equal(sheared[1, :5], ramp[1, 1:])
     np.testing.assert_array_equal(sheared[2, :5], ramp[2, 1:])
@@ -80,39 +83,30 @@ def test_strength_five_leaves_the_blends_unchanged(image):
         np.testing.assert_array_equal(ops.OPERATIONS[name](image, argument), image)
 
 
-def test_every_operation_and_both_signs_are_drawn(image, monkeypatch):
-    drawn: list[tuple[str, float]] = []
-
-    def recorder(name: str) -> ops.Operation:
-        return lambda image, argument: (drawn.append((name, argument)), image)[1]
-
-    fakes = {name: recorder(name) for name in ops.OPERATIONS}
-    monkeypatch.setattr(ops, "OPERATIONS", fakes)
-    monkeypatch.setattr(
-        ops, "cutout", lambda image, half, c: (drawn.append(("Cutout", half)), image)[1]
-    )
+def test_every_operation_and_both_signs_are_drawn():
     rng = np.random.default_rng(0)
-    for _ in range(800):
-        randaugment(rng, image, 4, 9.0)
-    names = [name for name, _ in drawn]
+    drawn = [op for _ in range(800) for op in draw_randaugment(rng, 4, 9.0)]
+    names = [operation.name for operation in drawn]
     counts = np.array([names.count(name) for name in ops.NAMES])
     # 200 expected of each; chi-squared with 15 degrees of freedom, 99.9 % is 37.7.
     assert ((counts - 200) ** 2 / 200).sum() < 37.7
-    signs = [argument > 0 for name, argument in drawn if name == "Rotate"]
+    signs = [op.argument > 0 for op in drawn if op.name == "Rotate"]
     assert 0.35 < np.mean(signs) < 0.65
-    assert all(argument >= 0 for name, argument in drawn if name == "Posterize")
+    assert all(op.argument >= 0 for op in drawn if op.name == "Posterize")
 
 
-CONFIG = plain_augment(flip_rate=1.0, randaugment_layers=2, randaugment_magnitude=9.0)
+CONFIG = plain_augment(randaugment_layers=2, randaugment_magnitude=9.0)
 
 
-def test_augment_image_applies_it_after_the_flip(image):
+def test_a_recipe_draws_and_applies_it(image):
     rng, same = np.random.default_rng(3), np.random.default_rng(3)
-    out = augment_image(rng, image, CONFIG, 32)
-    same.random()  # the flip's draw
-    flipped = np.ascontiguousarray(image[:, ::-1])
-    np.testing.assert_array_equal(out, randaugment(same, flipped, 2, 9.0))
-    assert not np.array_equal(out, flipped)
+    operations = draw_operations(rng, CONFIG)
+    assert operations == draw_randaugment(same, 2, 9.0)
+    first, second = operations
+    expected = ops.apply_operation(ops.apply_operation(image, first), second)
+    out = apply_operations(image, operations, "tf")
+    np.testing.assert_array_equal(out, expected)
+    assert not np.array_equal(out, image)
 
 
 @pytest.mark.parametrize("magnitude", [None, -1.0])

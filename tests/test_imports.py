@@ -57,6 +57,22 @@ def test_nothing_imports_tensorflow_at_module_level(path):
     assert not {n for n in top if within(n, ("tensorflow", "tensorflow_datasets"))}
 
 
+PEERS = ("tensorflow", "torch", "torchvision", "timm", "nvidia")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/benchmark/*.py")), ids=str)
+def test_benchmark_knows_no_models_and_loads_no_peer_early(path):
+    allowed = ("nfnets.benchmark", "nfnets.data", "nfnets.errors")
+    assert not {n for n in own(path) if not within(n, allowed) and n != "nfnets"}
+    assert not {n for n in imports(path, top_level_only=True) if within(n, PEERS)}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_only_the_benchmark_uses_the_benchmark(path):
+    if path.parent.name != "benchmark":
+        assert not {n for n in own(path) if within(n, ("nfnets.benchmark",))}
+
+
 TRAINING_MAY_USE = (
     "nfnets.agc",
     "nfnets.data",

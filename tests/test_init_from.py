@@ -86,7 +86,7 @@ def test_another_number_of_classes_gets_a_fresh_classifier(recipe, file):
     rest = {k: v for k, v in variables["params"].items() if k != "head"}
     jax.tree.map(np.testing.assert_array_equal, found["params"], rest)
     assert "classifier" in said[-1]
-    with pytest.raises(UserError, match=r"has 10 classes.*num_classes is 12"):
+    with pytest.raises(UserError, match=r"has 10 classes, the run 12.*own data set"):
         evaluate_only(recipe, path.parent, log=str)
 
 

@@ -100,6 +100,25 @@ def test_a_value_that_nobody_gives_is_asked_for():
         Recipe.from_config(config)
 
 
+def test_a_policy_string_of_timm_is_understood():
+    """RSB's A2 and A3 use it; noise, rate and forms are in the string."""
+    config = load_config("dm_resnet_50", CONFIG_DIR)
+    config.augment.semantics = "timm"
+    with config.ignore_type():
+        config.augment.autoaugment = "rand-m7-mstd0.5-inc1"
+    augment = Recipe.from_config(config).stages[0].augment
+    assert augment.autoaugment is None
+    assert (augment.randaugment_layers, augment.randaugment_magnitude) == (2, 7)
+    assert (augment.randaugment_rate, augment.randaugment_noise) == (0.5, 0.5)
+    assert augment.randaugment_increasing
+    config.augment.autoaugment = "rand-m7-q5"
+    with pytest.raises(UserError, match="q5"):
+        Recipe.from_config(config)
+    config.augment.semantics = "tf"
+    with pytest.raises(UserError, match="the semantics tf have v0 only"):
+        Recipe.from_config(config)
+
+
 def test_differences_are_shown_by_path():
     old = {"a": 1, "b": {"c": (1, 2)}, "gone": 0}
     new = {"a": 1, "b": {"c": [1, 3]}, "new": None}

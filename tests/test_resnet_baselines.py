@@ -19,7 +19,7 @@ from golden_fill import golden_arrays, golden_images
 from helpers import recipe_of
 from jax import lax
 
-from nfnets.data.mixing import normalize
+from nfnets.data.normalization import normalize
 from nfnets.initialize import init_variables
 from nfnets.nf_layers import BlockSpec
 from nfnets.registry import create_model

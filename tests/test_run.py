@@ -383,5 +383,6 @@ def test_dry_run_needs_no_data(run, tmp_path):
     )
     assert status == 0, err
     assert re.search(r"model .*M parameters, .* GMACs at 8 px", out)
+    assert "classes  10, the recipe's own; training asks the data" in out
     assert re.search(r"memory .* GB a device of", out)
     assert re.search(r"step .*synthetic data, loss \d", out)

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import tiny_recipe
+from helpers import tiny_recipe, with_changes
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from nfnets.data.mixing import mix, normalize
+from nfnets.data.erasing import random_erase
+from nfnets.data.mixing import mix
+from nfnets.data.normalization import normalize
 from nfnets.initialize import init_variables
 from nfnets.signal_propagation import with_skip_gain
 from nfnets.training.losses import soft_targets, softmax_cross_entropy
@@ -22,6 +24,7 @@ from nfnets.training.schedules import ema_ramp
 from nfnets.training.state import init_state
 from nfnets.training.steps import make_train_step
 
+pytestmark = pytest.mark.usefixtures("compile_quickly")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
@@ -31,14 +34,6 @@ def batch_of(size, seed=0):
         "image": rng.integers(0, 256, (size, 8, 8, 3), np.uint8),
         "label": rng.integers(0, 10, size, np.int32),
     }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    """Compiling is nearly all the time here, and speed is not what is tested."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # Compiled steps by recipe and number of devices, for tests that share them.
@@ -248,13 +243,44 @@ def test_mixing_halves_the_batch_and_softens_the_targets(warm_recipe):
             jnp.asarray(batch["image"][share], jnp.float32),
             jnp.asarray(batch["label"][share]),
             mix_key,
-            mixup_alpha=0.2,
-            cutmix_alpha=1.0,
+            augment,
         )
         assert images.shape == (12, 8, 8, 3)
         targets = soft_targets(labels, partners, ratio, 10, recipe.label_smoothing)
         logits = model.apply({"params": state.params}, normalize(images), train=False)
         losses.append(softmax_cross_entropy(logits, targets))
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+
+
+def test_rsb_step_mixes_erases_and_has_a_binary_loss(warm_recipe):
+    """Each device by its own keys; the loss is that of multi-hot targets."""
+    recipe = with_changes(
+        warm_recipe,
+        loss="bce",
+        bce_target_threshold=0.2,
+        augment__mixing="timm_batch",
+        augment__mixup_alpha=0.2,
+        augment__cutmix_alpha=1.0,
+        augment__erase_rate=0.5,
+        augment__erase_mode="pixel",
+    )
+    batch = batch_of(24)
+    _, metrics = run_steps(recipe, [batch], num_devices=2)
+    model, _, state = start(recipe)
+    losses, ratios = [], []
+    for device in range(2):
+        share = slice(12 * device, 12 * device + 12)
+        key = jax.random.fold_in(jax.random.key(recipe.seed), 0)
+        keys = jax.random.split(jax.random.fold_in(key, device), 3)
+        images, labels = jnp.asarray(batch["image"][share]), batch["label"][share]
+        mixed = mix(images, jnp.asarray(labels), keys[0], recipe.augment)
+        ratios.append(float(mixed[3][0]))
+        images = random_erase(normalize(mixed[0]), keys[2], recipe.augment)
+        soft = soft_targets(*mixed[1:], 10, recipe.label_smoothing)
+        hot = np.asarray(soft) > 0.2
+        x = model.apply({"params": state.params}, images, train=False)
+        losses.append(np.where(hot, jax.nn.softplus(-x), jax.nn.softplus(x)))
+    assert ratios[0] != ratios[1]
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
 
 
@@ -284,19 +310,3 @@ def test_dropout_draws_differ_by_step_and_device(warm_recipe):
     assert len({float(loss) for loss in losses}) == 3
     again = run_steps(recipe, [same], num_devices=1)[1]["loss"]
     assert float(again) == float(losses[0])
-
-
-def test_soft_targets_by_hand():
-    targets = soft_targets(
-        jnp.array([0]), jnp.array([2]), jnp.array([0.75]), 4, label_smoothing=0.2
-    )
-    np.testing.assert_allclose(targets, [[0.65, 0.05, 0.25, 0.05]], rtol=1e-6)
-
-
-def test_cross_entropy_by_hand():
-    """Uniform logits over 8 classes cost log 8, whatever the target."""
-    loss = softmax_cross_entropy(
-        jnp.zeros((1, 8), jnp.bfloat16), jnp.full((1, 8), 0.125)
-    )
-    assert loss.dtype == jnp.float32
-    np.testing.assert_allclose(loss, [np.log(8)], rtol=1e-6)

@@ -36,6 +36,9 @@ def get_config() -> ConfigDict:
     config.drop_rate = 0.2
     config.stochastic_depth_rate = 0.1
     config.label_smoothing = 0.1
+    config.loss = "softmax"
+    config.bce_target_threshold = config_dict.placeholder(float)
+    config.bce_sum_classes = False
     config.ema_decay = 0.99
     config.log_every_steps = 20
     config.checkpoint_every_steps = 100
@@ -47,10 +50,13 @@ def get_config() -> ConfigDict:
     config.data.data_dir = config_dict.placeholder(str)
     config.data.num_train = 1437
     config.data.holdout = 0
-    config.data.num_classes = 10
+    config.data.num_classes = config_dict.placeholder(int)  # None: the data's
+    config.data.reference_classes = 10
     config.data.class_map = config_dict.placeholder(str)
     config.data.max_damaged = 0.0
     config.data.threads = 1
+    config.data.backend = "auto"
+    config.data.normalization = "imagenet"
 
     config.augment = ConfigDict()
     config.augment.crop = "pad"
@@ -60,13 +66,24 @@ def get_config() -> ConfigDict:
     config.augment.flip_rate = 0.0  # a mirrored digit is not that digit
     config.augment.interpolation = "bilinear"
     config.augment.antialias = False
+    config.augment.scaled_decode = False
+    config.augment.repeats = 1
+    config.augment.mixing = "nfnet"
     config.augment.mixup_alpha = 0.0
     config.augment.cutmix_alpha = 0.0
+    config.augment.mix_rate = 1.0
+    config.augment.cutmix_rate = 0.5
     config.augment.augment_before_mix = True
     config.augment.semantics = "tf"
-    config.augment.autoaugment = False
+    config.augment.autoaugment = config_dict.placeholder(str)
     config.augment.randaugment_layers = 0
     config.augment.randaugment_magnitude = config_dict.placeholder(float)
+    config.augment.randaugment_rate = 1.0
+    config.augment.randaugment_noise = 0.0
+    config.augment.randaugment_increasing = False
+    config.augment.erase_rate = 0.0
+    config.augment.erase_mode = "const"
+    config.augment.erase_count = 1
 
     config.optim = ConfigDict()
     config.optim.schedule = "cosine"

@@ -1,239 +1,147 @@
-"""What is done to one image: the settings of a recipe, and their application.
-
-Mixing (mixup, cutmix) is not here: it needs several images, see
-``nfnets.data.mixing`` (on the device) and ``nfnets.data.host_mixing``.
-"""
+"""Carries out plans on pixels in Python, and the preprocessing of evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NamedTuple
+import math
+from collections.abc import Iterable
 
 import numpy as np
 
-from nfnets.data import crops
-from nfnets.data.autoaugment import autoaugment
-from nfnets.data.randaugment import randaugment
-from nfnets.errors import UserError
+from nfnets.data import crops, resize, tf_operations, timm_operations
+from nfnets.data.augment_config import EvalCrop
+from nfnets.data.operation import Operation
+from nfnets.data.plan import Crop
+
+# Whose operations, by ``AugmentConfig.semantics``.
+APPLY = {"tf": tf_operations.apply_operation, "timm": timm_operations.apply}
+# From this size on, EfficientNetV2's code shows the whole image, squashed.
+_V2_WHOLE = 320
 
 
-class Semantics(NamedTuple):
-    """One code base's form of the policies, on uint8 ``[H, W, 3]``.
-
-    Attributes:
-        randaugment: (rng, image, layers, magnitude) -> image.
-        autoaugment: (rng, image) -> image.
-    """
-
-    randaugment: Callable[[np.random.Generator, np.ndarray, int, float], np.ndarray]
-    autoaugment: Callable[[np.random.Generator, np.ndarray], np.ndarray]
-
-
-SEMANTICS = {"tf": Semantics(randaugment, autoaugment)}
-TRAIN_CROPS = ("random_resized", "pad", "resize")
-EVAL_CROPS = ("resize", "resize_crop", "crop_resize")
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Training augmentation, as stated by a recipe.
-
-    Attributes:
-        crop: ``random_resized`` (a random box, resized), ``resize`` (the whole
-            image) or ``pad`` (that, then zero padding and a random window, as
-            usual for CIFAR).
-        crop_pad: pixels added on each side by ``pad``.
-        crop_area: smallest and largest share of the image in ``random_resized``.
-        crop_aspect: smallest and largest width / height there.
-        flip_rate: probability of a left-right flip.
-        interpolation: ``bilinear`` or ``bicubic``.
-        antialias: widen the kernel when shrinking; the papers of Google do not.
-        mixup_alpha: Beta(alpha, alpha) of mixup; 0 turns it off.
-        cutmix_alpha: Beta(alpha, alpha) of cutmix's area; 0 turns it off.
-        augment_before_mix: whether RandAugment or AutoAugment sees the images before
-            they are mixed; the official NFNet recipe augments the mixed image.
-        semantics: whose operations, a key of ``SEMANTICS``: ``tf`` is the official
-            code of Google's papers.
-        autoaugment: AutoAugment's policy v0 in place of RandAugment.
-        randaugment_layers: operations per image; 0 turns RandAugment off.
-        randaugment_magnitude: M out of 10; ``None`` is the model variant's, which
-            is filled in before the settings get here.
-    """
-
-    crop: str
-    crop_pad: int
-    crop_area: tuple[float, float]
-    crop_aspect: tuple[float, float]
-    flip_rate: float
-    interpolation: str
-    antialias: bool
-    mixup_alpha: float
-    cutmix_alpha: float
-    augment_before_mix: bool
-    semantics: str
-    autoaugment: bool
-    randaugment_layers: int
-    randaugment_magnitude: float | None
-
-
-@dataclass(frozen=True)
-class EvalCrop:
-    """How an evaluation image becomes square.
-
-    Attributes:
-        crop: ``resize`` (whole image to S x S), ``resize_crop`` (whole image to U x U,
-            whatever its aspect ratio, and the centre of that; NFNet's
-            ``resize_crop_32``) or ``crop_resize`` (centre square of S / U of the short
-            edge, resized).
-        interpolation: ``bilinear`` or ``bicubic``.
-        antialias: widen the kernel when shrinking.
-        crop_pct: S / U, in (0, 1]; ``None`` makes U = S + 32 pixels, as for NFNets.
-    """
-
-    crop: str
-    interpolation: str
-    antialias: bool
-    crop_pct: float | None = None
-
-
-def check_augment(config: AugmentConfig) -> None:
-    """Refuses settings that no image could satisfy.
-
-    Raises:
-        UserError: an unknown name, an empty or impossible range, RandAugment without
-            a magnitude, or RandAugment and AutoAugment together.
-    """
-    _check_name("crop", config.crop, TRAIN_CROPS)
-    _check_name("semantics", config.semantics, tuple(SEMANTICS))
-    _check_name("interpolation", config.interpolation, crops.KERNELS)
-    low, high = config.crop_area
-    if not 0 < low <= high <= 1:
-        raise UserError(
-            f"crop_area is {config.crop_area}; expected 0 < low <= high <= 1"
-        )
-    low, high = config.crop_aspect
-    if not 0 < low <= high:
-        raise UserError(
-            f"crop_aspect is {config.crop_aspect}; expected 0 < low <= high"
-        )
-    if not 0 <= config.flip_rate <= 1:
-        raise UserError(f"flip_rate is {config.flip_rate}; expected 0 to 1")
-    for field in ("crop_pad", "mixup_alpha", "cutmix_alpha", "randaugment_layers"):
-        if getattr(config, field) < 0:
-            raise UserError(f"{field} is {getattr(config, field)}; expected 0 or more")
-    magnitude = config.randaugment_magnitude
-    if config.randaugment_layers > 0 and (magnitude is None or magnitude < 0):
-        raise UserError(
-            f"randaugment_magnitude is {magnitude} with {config.randaugment_layers} "
-            "randaugment_layers; expected 0 or more (out of 10, larger is allowed)"
-        )
-    if config.autoaugment and config.randaugment_layers > 0:
-        raise UserError(
-            f"autoaugment is on together with {config.randaugment_layers} "
-            "randaugment_layers; it takes RandAugment's place: set randaugment_layers "
-            "to 0 or autoaugment to False"
-        )
-
-
-def check_eval_crop(crop: EvalCrop) -> None:
-    """Refuses unknown names and an impossible ``crop_pct`` with a UserError."""
-    _check_name("evaluation crop", crop.crop, EVAL_CROPS)
-    _check_name("interpolation", crop.interpolation, crops.KERNELS)
-    if crop.crop_pct is not None and not 0 < crop.crop_pct <= 1:
-        raise UserError(f"crop_pct is {crop.crop_pct}; expected above 0, at most 1")
-
-
-def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise UserError(f"{what} is {name!r}; expected one of {', '.join(known)}")
-
-
-def has_policy(config: AugmentConfig) -> bool:
-    """Whether RandAugment or AutoAugment is on."""
-    return config.autoaugment or config.randaugment_layers > 0
-
-
-def augment_image(
-    rng: np.random.Generator, image: np.ndarray, config: AugmentConfig, image_size: int
-) -> np.ndarray:
-    """One training image: crop, flip, resize, RandAugment or AutoAugment.
+def crop_image(image: np.ndarray, crop: Crop, image_size: int) -> np.ndarray:
+    """Cuts, resizes, shifts and flips: uint8 ``[H, W, 3]`` -> ``[S, S, 3]``.
 
     Args:
-        rng: everything random is drawn from it, always in the same order.
-        image: uint8 ``[H, W, 3]``.
-        config: checked by :func:`check_augment`.
-        image_size: S, the side of the result.
+        image: at 1 / ``crop.denominator`` of the size that the plan was made for.
+        crop: the plan.
+        image_size: S.
 
     Returns:
-        uint8 ``[S, S, 3]``.
+        uint8 with antialias, otherwise float32, as of :func:`resize.resize`.
     """
-    return apply_policy(rng, crop_for_train(rng, image, config, image_size), config)
-
-
-def crop_for_train(
-    rng: np.random.Generator, image: np.ndarray, config: AugmentConfig, image_size: int
-) -> np.ndarray:
-    """The first half of :func:`augment_image`: crop, flip, resize.
-
-    Returns:
-        float32 ``[S, S, 3]``, a new array; bicubic without antialias overshoots
-        0..255, as officially.
-    """
-    size = (image_size, image_size)
-    kernel, antialias = config.interpolation, config.antialias
-    if config.crop == "random_resized":
-        image = crops.random_window(
-            rng, image, image_size, config.crop_area, config.crop_aspect
+    box, part = _scaled(crop)
+    image, size = crops.cut(image, box), (image_size, image_size)
+    if crop.flip and crop.flip_first:
+        image = _flipped(image)
+    kernel, antialias = crop.kernel, crop.antialias
+    if kernel == "bilinear" and not antialias:
+        image = resize.resize_bilinear_fast(image, size)
+    else:
+        image = resize.resize(
+            image, size, kernel=kernel, antialias=antialias, part=part
         )
-        image = crops.random_flip(rng, image, config.flip_rate)
-        return crops.resize(image, size, kernel=kernel, antialias=antialias)
-    image = crops.resize(image, size, kernel=kernel, antialias=antialias)
-    if config.crop == "pad":
-        image = crops.pad_and_crop(rng, image, config.crop_pad)
-    return crops.random_flip(rng, image, config.flip_rate)
+    if crop.shift != (0, 0):
+        image = _shifted(image, *crop.shift)
+    return _flipped(image) if crop.flip and not crop.flip_first else image
 
 
-def apply_policy(
-    rng: np.random.Generator, image: np.ndarray, config: AugmentConfig
+def _scaled(crop: Crop) -> tuple[crops.Box, resize.Part | None]:
+    """The box in pixels of the scaled image, and the part of it that is shown."""
+    scale = crop.denominator
+    if scale == 1:
+        return crop.box, None
+    top, left, height, width = crop.box
+    first_row, first_column = top // scale, left // scale
+    rows = -(-(top + height) // scale) - first_row
+    columns = -(-(left + width) // scale) - first_column
+    y, x = top / scale - first_row, left / scale - first_column
+    part = (x, y, x + width / scale, y + height / scale)
+    return (first_row, first_column, rows, columns), part
+
+
+def to_uint8(image: np.ndarray, *, truncate: bool) -> np.ndarray:
+    """Clips and rounds, or truncates; a float image is overwritten."""
+    if image.dtype == np.uint8:
+        return image
+    if truncate:
+        return resize.truncate_to_uint8(image)
+    # Differs: without a policy the official NFNet code keeps the fractions and the
+    # overshoots of the bicubic kernel; here the host sends uint8.
+    return resize.round_to_uint8(image)
+
+
+def _flipped(image: np.ndarray) -> np.ndarray:
+    return resize.load_cv2().flip(image, 1)
+
+
+def _shifted(image: np.ndarray, shift_y: int, shift_x: int) -> np.ndarray:
+    """The image moved down and right, zeros moving in."""
+    height, width = image.shape[:2]
+    window = np.zeros_like(image)
+    top, left = max(shift_y, 0), max(shift_x, 0)
+    bottom = max(min(height + shift_y, height), top)  # nothing is left of a small image
+    right = max(min(width + shift_x, width), left)
+    window[top:bottom, left:right] = image[
+        top - shift_y : bottom - shift_y, left - shift_x : right - shift_x
+    ]
+    return window
+
+
+def apply_operations(
+    image: np.ndarray, operations: Iterable[Operation], semantics: str
 ) -> np.ndarray:
-    """The second half of :func:`augment_image`, or what follows mixing on the host.
-
-    Args:
-        rng: what RandAugment or AutoAugment draws from.
-        image: float32 ``[S, S, 3]``, overwritten. Official NFNet order: clipped to
-            0..255 and truncated to uint8 for the policy.
-        config: checked by :func:`check_augment`.
-
-    Returns:
-        uint8 ``[S, S, 3]``.
-    """
-    if not has_policy(config):
-        # Differs: without a policy the official code keeps the fractions and the
-        # overshoots of the bicubic kernel; here the host sends uint8.
-        return crops.round_to_uint8(image)
-    image = np.ascontiguousarray(crops.truncate_to_uint8(image))
-    semantics = SEMANTICS[config.semantics]
-    if config.autoaugment:
-        return semantics.autoaugment(rng, image)
-    magnitude = config.randaugment_magnitude
-    if magnitude is None:
-        raise UserError("randaugment_magnitude is None; expected a number of 0 or more")
-    return semantics.randaugment(rng, image, config.randaugment_layers, magnitude)
+    """Applies operations in order: uint8 ``[S, S, 3]``, not written to -> the same."""
+    apply = APPLY[semantics]
+    image = np.ascontiguousarray(image)
+    for operation in operations:
+        image = apply(image, operation)
+    return image
 
 
 def crop_for_eval(image: np.ndarray, crop: EvalCrop, image_size: int) -> np.ndarray:
     """One evaluation image, uint8 ``[H, W, 3]`` -> float32 ``[S, S, 3]``.
 
-    Nothing is rounded or clipped after a bicubic resize without antialias, as in the
-    official code; other kernels give whole numbers in 0..255.
+    Nothing is rounded or clipped after a resize without antialias, as in the official
+    codes; with antialias the numbers are whole, as Pillow's.
     """
-    side, uncropped = image_size, crops.uncropped_size(image_size, crop.crop_pct)
+    height, width = image.shape[:2]
+    size, result = (image_size, image_size), (0, 0, image_size, image_size)
     if crop.crop == "resize_crop":
-        side = uncropped
+        side = crops.uncropped_size(image_size, crop.crop_pct)
+        size, result = (side, side), crops.centre_box(side, side, *size)
     elif crop.crop == "crop_resize":
-        image = crops.centre_square(image, image_size, uncropped)
-    image = crops.resize(
-        image, (side, side), kernel=crop.interpolation, antialias=crop.antialias
-    )
-    return crops.centre_crop(image, image_size, image_size)
+        image = crops.cut(image, crops.centre_square(height, width, _share(crop, size)))
+    elif crop.crop == "short_edge":
+        size = _short_edge_size(height, width, image_size, crop.crop_pct or 1.0)
+        result = _torch_centre(size, image_size)
+    elif crop.crop == "v2" and image_size < _V2_WHOLE:
+        side = int(image_size / (image_size + 32) * min(height, width))
+        image = crops.cut(
+            image, ((height - side) // 2, (width - side) // 2, side, side)
+        )
+    kernel, antialias = crop.interpolation, crop.antialias
+    resized = resize.resize(image, size, kernel=kernel, antialias=antialias)
+    return crops.cut(resized, result).astype(np.float32)
+
+
+def _share(crop: EvalCrop, size: tuple[int, int]) -> float:
+    """Of the short edge: S / (S + 32), or, as in ResNet-RS's code, a rounded border."""
+    if crop.crop_pct is None:
+        return size[0] / crops.uncropped_size(size[0], None)
+    return size[0] / (size[0] + round(size[0] * (1 / crop.crop_pct - 1)))
+
+
+def _short_edge_size(
+    height: int, width: int, image_size: int, crop_pct: float
+) -> tuple[int, int]:
+    """timm: the short edge becomes floor(S / crop_pct), the other keeps the shape."""
+    short = math.floor(image_size / crop_pct)
+    if height <= width:
+        return short, int(short * width / height)
+    return int(short * height / width), short
+
+
+def _torch_centre(size: tuple[int, int], image_size: int) -> crops.Box:
+    """The centre as torchvision rounds it."""
+    top, left = (round((side - image_size) / 2) for side in size)
+    return top, left, image_size, image_size

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfnets.data.tf_operations import Reach, apply_operation
+from nfnets.data.operation import Operation
+from nfnets.data.tf_operations import Reach, draw_operation
 
 
 class Op(NamedTuple):
@@ -55,19 +56,16 @@ POLICY_V0: tuple[tuple[Op, Op], ...] = (
 )
 
 
-def autoaugment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Applies one of the sub-policies, drawn uniformly.
+def draw_autoaugment(rng: np.random.Generator) -> tuple[Operation, ...]:
+    """The operations of one of the sub-policies, drawn uniformly; two at most.
 
     Args:
         rng: nine draws, whatever the sub-policy.
-        image: uint8 ``[H, W, 3]``.
-
-    Returns:
-        uint8 ``[H, W, 3]``, possibly the image itself.
     """
     choice, *draws = rng.random(9)
-    operations = POLICY_V0[int(choice * len(POLICY_V0))]
-    for op, (applied, *rest) in zip(operations, (draws[:4], draws[4:]), strict=True):
-        if applied < op.probability:
-            image = apply_operation(image, op.name, op.magnitude, REACH, rest)
-    return image
+    sub_policy = POLICY_V0[int(choice * len(POLICY_V0))]
+    return tuple(
+        draw_operation(op.name, op.magnitude, REACH, rest)
+        for op, (applied, *rest) in zip(sub_policy, (draws[:4], draws[4:]), strict=True)
+        if applied < op.probability
+    )

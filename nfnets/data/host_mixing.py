@@ -2,7 +2,7 @@
 
 The official NFNet order: float crops are mixed first, then RandAugment or AutoAugment
 sees the mixed image, so the device cannot be the one that mixes. Who is mixed with
-whom, and how, is as on the device: ``nfnets.data.mixing``.
+whom, and how, is as on the device: ``nfnets.data.nfnet_mixing``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfnets.data.augment import AugmentConfig, has_policy
-from nfnets.data.mixing import box_edges, partners
+from nfnets.data.augment_config import AugmentConfig, has_policy
+from nfnets.data.mixing import partners
+from nfnets.data.mixing_draws import box_edges
 
 # Top, bottom, left, right; the ends are exclusive.
 Box = tuple[int, int, int, int]
@@ -36,7 +37,8 @@ class Pair(NamedTuple):
 def mixes_on_host(config: AugmentConfig) -> bool:
     """Whether images are mixed before RandAugment or AutoAugment, hence on the host.
 
-    Without either the two orders are the same, and the device mixes.
+    Without either the two orders are the same, and the device mixes. Only NFNet's
+    recipes augment mixed images (``augment_config.check_augment``).
     """
     mixing_first = partners(config) > 1 and not config.augment_before_mix
     return mixing_first and has_policy(config)
@@ -58,32 +60,40 @@ def pair_at(config: AugmentConfig, images_per_device: int, place: int) -> Pair:
     return Pair(quarter + place, 2 * quarter + place, False)
 
 
-def mix_pair(
-    rng: np.random.Generator,
-    first: np.ndarray,
-    second: np.ndarray,
-    config: AugmentConfig,
-    *,
-    mixup_on: bool,
-) -> tuple[np.ndarray, float]:
-    """Mixes two images with random weights, or a random box.
+class HostMix(NamedTuple):
+    """How two images are mixed.
+
+    Attributes:
+        ratio: weight of the first image, in 0..1; cutmix: the box's share.
+        box: cutmix: where the first image shows; ``None`` for mixup.
+    """
+
+    ratio: float
+    box: Box | None
+
+
+def draw_mix(
+    rng: np.random.Generator, image_size: int, config: AugmentConfig, *, mixup_on: bool
+) -> HostMix:
+    """Draws a random weight, or a random box.
 
     Args:
         rng: everything random is drawn from it.
-        first: float32 ``[H, W, 3]``.
-        second: the same of the partner.
+        image_size: S, the side of the images.
         config: gives the alphas.
         mixup_on: mixup, otherwise cutmix.
-
-    Returns:
-        float32 ``[H, W, 3]``, and the weight of the first image, in 0..1.
     """
     if mixup_on:
-        ratio = np.float32(draw_beta(rng, config.mixup_alpha))
-        return mixup(first, second, ratio), float(ratio)
-    height, width = first.shape[:2]
-    box = draw_box(rng, height, width, config.cutmix_alpha)
-    return cutmix(first, second, box), box_share(box, height, width)
+        return HostMix(float(np.float32(draw_beta(rng, config.mixup_alpha))), None)
+    box = draw_box(rng, image_size, image_size, config.cutmix_alpha)
+    return HostMix(box_share(box, image_size, image_size), box)
+
+
+def mix_pair(first: np.ndarray, second: np.ndarray, mix: HostMix) -> np.ndarray:
+    """Mixes two images, float32 ``[S, S, 3]``."""
+    if mix.box is None:
+        return mixup(first, second, np.float32(mix.ratio))
+    return cutmix(first, second, mix.box)
 
 
 def mixup(first: np.ndarray, second: np.ndarray, ratio: np.float32) -> np.ndarray:
@@ -106,7 +116,7 @@ def box_share(box: Box, height: int, width: int) -> float:
 
 
 def draw_box(rng: np.random.Generator, height: int, width: int, alpha: float) -> Box:
-    """A random box, by the law of ``mixing.sample_cutmix_mask``."""
+    """A random box, by the law of ``mixing_draws.sample_cutmix_mask``."""
     centre_y, centre_x = int(rng.random() * height), int(rng.random() * width)
     return box_of(height, width, centre_y, centre_x, draw_beta(rng, alpha))
 
@@ -114,7 +124,7 @@ def draw_box(rng: np.random.Generator, height: int, width: int, alpha: float) ->
 def box_of(
     height: int, width: int, centre_y: int, centre_x: int, proportion: float
 ) -> Box:
-    """The box of given draws, as ``mixing.cutmix_mask`` of one image."""
+    """The box of given draws, as ``mixing_draws.cutmix_mask`` of one image."""
     outside = np.float32(proportion)
     top, bottom = box_edges(height, np.int32(centre_y), outside)
     left, right = box_edges(width, np.int32(centre_x), outside)

@@ -57,22 +57,51 @@ def epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
     return order
 
 
-def step_indices(seed: int, step: int, images_per_step: int, count: int) -> np.ndarray:
-    """The records of one step, int64 ``[images_per_step]``.
+def records_at(
+    seed: int,
+    start: int,
+    size: int,
+    count: int,
+    *,
+    repeats: int = 1,
+    num_devices: int = 1,
+) -> np.ndarray:
+    """The records that one step reads.
 
     Differs: the official code shuffles a buffer of 10 batches within each host's part
     of the records; here the whole epoch is shuffled, whatever the hosts.
 
     Epochs follow each other without a gap: every record occurs once in each run of
     ``count`` positions, a step may span several epochs, and no tail is dropped.
+
+    With repeated augmentation (arXiv 1901.09335) the order is that of DeiT's sampler:
+    an epoch, still of ``count`` positions, has each of the first ``count / repeats``
+    records of its order ``repeats`` times in a row, and position p of the step goes to
+    device p modulo D, so copies train on different devices.
+
+    Differs: DeiT's sampler ends an epoch at the last multiple of 256 records; here no
+    tail is dropped.
+
+    Args:
+        seed: of the order.
+        start: first position of the step, counted over all epochs.
+        size: records of the step, a multiple of D.
+        count: records of the source.
+        repeats: copies of each record.
+        num_devices: D, of all processes.
+
+    Returns:
+        int64 ``[size]``, device by device.
     """
-    positions = np.arange(step * images_per_step, (step + 1) * images_per_step)
-    epochs, places = positions // count, positions % count
+    positions = np.arange(start, start + size)
+    epochs, places = positions // count, positions % count // repeats
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
         here = epochs == epoch
         indices[here] = epoch_order(seed, int(epoch), count)[places[here]]
-    return indices
+    if repeats == 1:
+        return indices
+    return indices.reshape(-1, num_devices).T.ravel()  # [size / D, D] -> D parts
 
 
 def shard_range(start: int, end: int, index: int, count: int) -> tuple[int, int]:

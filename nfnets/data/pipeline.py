@@ -6,26 +6,29 @@ alone: not on the number of threads or processes, nor on where a run was resumed
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from nfnets.data.augment import (
+from nfnets.data.augment import crop_for_eval
+from nfnets.data.augment_config import (
     AugmentConfig,
     EvalCrop,
     check_augment,
     check_eval_crop,
-    crop_for_eval,
 )
+from nfnets.data.backends import choose_backend, make_batches
 from nfnets.data.decode import DamagedImage
 from nfnets.data.host_mixing import mixes_on_host
 from nfnets.data.mixing import check_mixing, partners
-from nfnets.data.order import shard_range, step_indices
+from nfnets.data.order import records_at, shard_range
 from nfnets.data.prefetch import Prefetcher, SlotPool
 from nfnets.data.sources import Source
+from nfnets.data.step_batch import StepBatch, make_step_batch
 from nfnets.data.train_iterator import Batch, TrainIterator
-from nfnets.data.train_slots import TrainSlots, fill_slot
+from nfnets.data.train_slots import TrainSlots
 from nfnets.errors import UserError
 
 
@@ -58,42 +61,60 @@ def train_batch_shapes(
     return shapes
 
 
+class LoaderStage(Protocol):
+    """Steps under constant settings; see ``training.recipe.Stage``."""
+
+    @property
+    def steps(self) -> int:
+        """Number of optimizer steps."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """S, the side of the images."""
+        ...
+
+    @property
+    def augment(self) -> AugmentConfig:
+        """Crop, flip, policy and mixing."""
+        ...
+
+
 def make_train_iter(
     source: Source,
     *,
-    augment: AugmentConfig,
-    image_size: int,
-    images_per_step: int,
+    stages: Sequence[LoaderStage],
+    batch_size: int,
     num_devices: int,
     seed: int,
     start_step: int,
-    num_steps: int,
     max_damaged: float,
     threads: int,
     log: Callable[[str], None],
+    backend: str = "auto",
     damaged: int = 0,
     process_index: int = 0,
     process_count: int = 1,
 ) -> TrainIterator:
-    """One process's rows of the batches of ``start_step`` to ``num_steps - 1``.
+    """One process's rows of the batches from ``start_step`` to the last stage's end.
 
     The rows of all processes in order are the batch that one process with all the
-    devices would make.
+    devices would make. The first batches of a stage are made while the stage before is
+    still at its last ones, and the order of the records runs through.
 
     Args:
         source: the training split, the same in every process.
-        augment: crop, flip, policy, and mixing where the host does it.
-        image_size: S, the side of the images.
-        images_per_step: images read per step over all processes, that is the batch
-            size times ``mixing.partners(augment)``.
+        stages: what is done, in order from step 0.
+        batch_size: images trained on per step over all processes; where the recipe
+            mixes, twice as many records are read (``mixing.partners``).
         num_devices: D, of this process; the others have as many.
         seed: of order and augmentation, ``0..2**64 - 1``.
         start_step: first step, counted from 0 since the start of the run.
-        num_steps: step after the last.
         max_damaged: share of the images seen that may be damaged; 10 always may. Each
             process counts its own.
         threads: that decode; the batches do not depend on it.
         log: is told of each damaged record once.
+        backend: ``native``, ``python`` or ``auto``, see ``backends.choose_backend``.
         damaged: damaged images met before ``start_step``.
         process_index: of this process, below ``process_count``.
         process_count: processes that share each step.
@@ -105,56 +126,89 @@ def make_train_iter(
     Raises:
         UserError: settings that do not fit; while iterating, too many damaged images.
     """
-    check_augment(augment)
-    all_devices, read_per_image = num_devices * process_count, partners(augment)
-    unit = all_devices * read_per_image
-    _check_batch("images per step", images_per_step, all_devices, unit, image_size)
-    check_mixing(augment, images_per_step // unit)
-    shapes = train_batch_shapes(
-        augment, image_size, images_per_step // unit, num_devices
-    )
-    slots = TrainSlots(
-        source, augment, image_size, images_per_step // all_devices, seed
-    )
+    all_devices = num_devices * process_count
+    plans = _plan_stages(source, stages, batch_size, all_devices, num_devices, seed)
     pool = SlotPool(threads)
 
-    def make(step: int) -> tuple[Batch, list[DamagedImage]]:
-        indices = step_indices(seed, step, images_per_step, len(source))
-        return _train_batch(slots, shapes, pool, step, indices, process_index)
+    def begin(step: int) -> StepBatch:
+        return _begin_batch(plans, step, process_index)
 
-    images_per_batch = images_per_step // process_count
+    steps = range(start_step, sum(stage.steps for stage in stages))
     return TrainIterator(
-        Prefetcher(make, range(start_step, num_steps), pool),
+        make_batches(choose_backend(backend), begin, steps, pool),
         max_damaged,
         log,
         damaged=damaged,
-        seen=start_step * images_per_batch,
-        images_per_batch=images_per_batch,
+        seen=_position(plans, start_step) // process_count,
     )
 
 
-def _train_batch(
-    slots: TrainSlots,
-    shapes: dict[str, tuple[tuple[int, ...], Any]],
-    pool: SlotPool,
-    step: int,
-    indices: np.ndarray,
-    process_index: int,
-) -> tuple[Batch, list[DamagedImage]]:
-    """One process's rows of a step, and the damaged records met."""
-    batch = {name: np.empty(*shape) for name, shape in shapes.items()}
-    # [D, n, ...] -> [D * n, ...], sharing the memory.
-    rows = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
-    count = batch["label"].size
+@dataclass(frozen=True)
+class _StagePlan:
+    """A stage, where it begins, and what its batches look like."""
 
-    def fill(row: int) -> list[DamagedImage]:
-        slot = process_index * count + row
-        entries, damaged = fill_slot(slots, step, indices, slot)
-        for name, entry in entries.items():
-            rows[name][row] = entry
-        return damaged
+    first_step: int
+    first_position: int
+    records_per_step: int
+    slots: TrainSlots
+    shapes: dict[str, tuple[tuple[int, ...], Any]]
 
-    return batch, [error for errors in pool.run(fill, count) for error in errors]
+
+def _plan_stages(
+    source: Source,
+    stages: Sequence[LoaderStage],
+    batch_size: int,
+    all_devices: int,
+    num_devices: int,
+    seed: int,
+) -> list[_StagePlan]:
+    """Checks every stage before the first batch is made."""
+    plans, step, position = [], 0, 0
+    for stage in stages:
+        check_augment(stage.augment)
+        _check_batch("batch size", batch_size, all_devices, stage.image_size)
+        per_device = batch_size // all_devices
+        check_mixing(stage.augment, per_device)
+        records = batch_size * partners(stage.augment)
+        slots = TrainSlots(
+            source,
+            stage.augment,
+            stage.image_size,
+            records_per_device=records // all_devices,
+            num_devices=all_devices,
+            seed=seed,
+        )
+        shapes = train_batch_shapes(
+            stage.augment, stage.image_size, per_device, num_devices
+        )
+        plans.append(_StagePlan(step, position, records, slots, shapes))
+        step += stage.steps
+        position += stage.steps * records
+    return plans
+
+
+def _stage_at(plans: list[_StagePlan], step: int) -> _StagePlan:
+    return next(plan for plan in reversed(plans) if plan.first_step <= step)
+
+
+def _position(plans: list[_StagePlan], step: int) -> int:
+    """Records read before a step."""
+    plan = _stage_at(plans, step)
+    return plan.first_position + (step - plan.first_step) * plan.records_per_step
+
+
+def _begin_batch(plans: list[_StagePlan], step: int, process_index: int) -> StepBatch:
+    plan = _stage_at(plans, step)
+    slots = plan.slots
+    indices = records_at(
+        slots.seed,
+        _position(plans, step),
+        plan.records_per_step,
+        len(slots.source),
+        repeats=slots.augment.repeats,
+        num_devices=slots.num_devices,
+    )
+    return make_step_batch(slots, step, indices, plan.shapes, process_index)
 
 
 def make_eval_iter(
@@ -193,9 +247,7 @@ def make_eval_iter(
     """
     check_eval_crop(crop)
     all_devices = num_devices * process_count
-    _check_batch(
-        "evaluation batch size", batch_size, all_devices, all_devices, image_size
-    )
+    _check_batch("evaluation batch size", batch_size, all_devices, image_size)
     first, end = shard_range(0, len(source), process_index, process_count)
     rows = batch_size // process_count
     longest = -(-len(source) // process_count)
@@ -234,13 +286,11 @@ def _read_for_eval(source: Source, index: int) -> np.ndarray:
         ) from error
 
 
-def _check_batch(
-    what: str, size: int, num_devices: int, unit: int, image_size: int
-) -> None:
-    if size < 1 or size % unit:
+def _check_batch(what: str, size: int, num_devices: int, image_size: int) -> None:
+    if size < 1 or size % num_devices:
         raise UserError(
             f"{what} is {size}, which {num_devices} devices cannot share equally; use "
-            f"a multiple of {unit}"
+            f"a multiple of {num_devices}"
         )
     if image_size < 1:
         raise UserError(f"image size is {image_size}; expected 1 pixel or more")

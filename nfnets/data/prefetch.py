@@ -32,14 +32,14 @@ class SlotPool:
         if threads < 1:
             raise UserError(f"threads is {threads}; expected 1 or more loader threads")
         self.stop = threading.Event()
-        self._threads = threads
+        self.threads = threads
         self._pool = ThreadPoolExecutor(threads, "nfnets-data") if threads > 1 else None
 
     def run(self, task: Callable[[int], T], slots: int) -> list[T]:
         """``[task(0), ..., task(slots - 1)]``; raises the first error in slot order."""
         if self._pool is None:
             return self._chunk(task, range(slots))
-        size = max(1, slots // (4 * self._threads))
+        size = max(1, slots // (4 * self.threads))
         chunks = [range(i, min(i + size, slots)) for i in range(0, slots, size)]
         futures = [self._pool.submit(self._chunk, task, chunk) for chunk in chunks]
         return [result for future in futures for result in future.result()]
@@ -65,9 +65,16 @@ class Prefetcher(Iterator[T], Generic[T]):
     An exception in ``make`` reaches the consumer in the place of its batch, and ends
     the iteration. Use :meth:`close` (or ``with``) when leaving early; the threads end
     by themselves at the last batch, after an error, or when the object is dropped.
+    ``upstream`` is what ``make`` reads from, on a pool of its own, and closed with it.
     """
 
-    def __init__(self, make: Callable[[int], T], keys: Iterable[int], pool: SlotPool):
+    def __init__(
+        self,
+        make: Callable[[int], T],
+        keys: Iterable[int],
+        pool: SlotPool,
+        upstream: Prefetcher[Any] | None = None,
+    ):
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(READY)
         self._pool = pool
         self._thread = threading.Thread(
@@ -77,7 +84,9 @@ class Prefetcher(Iterator[T], Generic[T]):
             daemon=True,
         )
         # The threads hold no reference to self, so this also runs when it is dropped.
-        self._finalizer = weakref.finalize(self, _shut_down, pool, self._thread)
+        self._finalizer = weakref.finalize(
+            self, _shut_down, pool, self._thread, upstream
+        )
         self._thread.start()
 
     def __iter__(self) -> Prefetcher[T]:
@@ -101,6 +110,11 @@ class Prefetcher(Iterator[T], Generic[T]):
                 continue
         return "end", None
 
+    @property
+    def waiting(self) -> int:
+        """Finished batches that nobody took yet."""
+        return self._queue.qsize()
+
     def close(self) -> None:
         """Stops and joins every thread; harmless when called again."""
         self._finalizer()
@@ -112,8 +126,12 @@ class Prefetcher(Iterator[T], Generic[T]):
         self.close()
 
 
-def _shut_down(pool: SlotPool, thread: threading.Thread) -> None:
+def _shut_down(
+    pool: SlotPool, thread: threading.Thread, upstream: Prefetcher[Any] | None
+) -> None:
     pool.close()
+    if upstream is not None:  # what ``make`` waits for
+        upstream.close()
     if thread is not threading.current_thread():
         thread.join()
 

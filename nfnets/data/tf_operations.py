@@ -13,14 +13,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfnets.data.crops import load_cv2
+from nfnets.data.operation import Operation
+from nfnets.data.resize import load_cv2
 
 # What shows where a geometric operation or Cutout leaves a hole.
 FILL = 128
 _SOLARIZE_ADD_BELOW = 128
 
 # (image uint8 [H, W, 3], argument) -> uint8 [H, W, 3]
-Operation = Callable[[np.ndarray, float], np.ndarray]
+Function = Callable[[np.ndarray, float], np.ndarray]
 
 
 class Reach(NamedTuple):
@@ -35,29 +36,31 @@ class Reach(NamedTuple):
     translate: float
 
 
-def apply_operation(
-    image: np.ndarray, name: str, magnitude: float, reach: Reach, draws: Sequence[float]
-) -> np.ndarray:
+def draw_operation(
+    name: str, magnitude: float, reach: Reach, draws: Sequence[float]
+) -> Operation:
     """One operation, given the draws.
 
     Args:
-        image: uint8 ``[H, W, 3]``.
         name: one of ``NAMES``.
         magnitude: M out of 10; may exceed 10.
         reach: the policy's pixels.
         draws: three in 0..1: the sign's, and Cutout's row and column.
-
-    Returns:
-        uint8 ``[H, W, 3]``.
     """
     sign, row, column = draws
     argument = operation_argument(name, magnitude, reach)
-    if name == "Cutout":
-        centre = int(row * image.shape[0]), int(column * image.shape[1])
-        return cutout(image, int(argument), centre)
-    if name in _SIGNED and sign < 0.5:
+    if name in GEOMETRIC and sign < 0.5:
         argument = -argument
-    return OPERATIONS[name](image, argument)
+    return Operation(name, argument, row, column)
+
+
+def apply_operation(image: np.ndarray, operation: Operation) -> np.ndarray:
+    """Applies one operation to uint8 ``[H, W, 3]``; the image is not written to."""
+    if operation.name == "Cutout":
+        height, width = image.shape[:2]
+        centre = int(operation.row * height), int(operation.column * width)
+        return cutout(image, int(operation.argument), centre)
+    return OPERATIONS[operation.name](image, operation.argument)
 
 
 def operation_argument(name: str, magnitude: float, reach: Reach) -> float:
@@ -145,9 +148,14 @@ def color(image: np.ndarray, factor: float) -> np.ndarray:
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
     """Blends with one grey level: the number of pixels / 256, at most 255."""
-    level = min(image.shape[0] * image.shape[1] / 256, 255)
+    return _look_up(image, contrast_table(factor, *image.shape[:2]))
+
+
+def contrast_table(factor: float, height: int, width: int) -> np.ndarray:
+    """What Contrast makes of each value, uint8 ``[256]``."""
+    level = min(height * width / 256, 255)
     levels = np.arange(256, dtype=np.uint8)
-    return _look_up(image, _blend(np.full_like(levels, int(level)), levels, factor))
+    return _blend(np.full_like(levels, int(level)), levels, factor)
 
 
 def brightness(image: np.ndarray, factor: float) -> np.ndarray:
@@ -188,35 +196,46 @@ def _smooth(image: np.ndarray) -> np.ndarray:
     return smooth.astype(np.uint8)
 
 
-def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turns about the centre, nearest pixel."""
+Matrix = tuple[float, float, float, float, float, float]
+
+
+def warp_matrix(name: str, argument: float, height: int, width: int) -> Matrix:
+    """Where a geometric operation's result pixel (x, y) comes from.
+
+    ``(a, b, c, d, e, f)``: from (a x + b y + c, d x + e y + f), the nearest pixel.
+
+    Args:
+        name: Rotate, ShearX, ShearY, TranslateX or TranslateY.
+        argument: degrees about the centre, a shift per row or column, or pixels.
+        height: of the image.
+        width: of the image.
+    """
+    if name == "Rotate":
+        return _rotation(argument, height, width)
+    return {
+        "ShearX": (1.0, argument, 0.0, 0.0, 1.0, 0.0),
+        "ShearY": (1.0, 0.0, 0.0, argument, 1.0, 0.0),
+        "TranslateX": (1.0, 0.0, argument, 0.0, 1.0, 0.0),
+        "TranslateY": (1.0, 0.0, 0.0, 0.0, 1.0, argument),
+    }[name]
+
+
+def _rotation(degrees: float, height: int, width: int) -> Matrix:
     # float32 throughout, as in TensorFlow: it decides which pixel is the nearest.
-    last_y, last_x = np.float32(image.shape[0] - 1), np.float32(image.shape[1] - 1)
+    last_y, last_x = np.float32(height - 1), np.float32(width - 1)
     angle = np.float32(degrees) * np.float32(math.pi / 180)
     cos, sin = np.cos(angle), np.sin(angle)
     shift_x = (last_x - (cos * last_x - sin * last_y)) / 2
     shift_y = (last_y - (sin * last_x + cos * last_y)) / 2
-    return _warp(image, (cos, -sin, shift_x), (sin, cos, shift_y))
+    matrix = (cos, -sin, shift_x, sin, cos, shift_y)
+    return tuple(float(value) for value in matrix)  # type: ignore[return-value]
 
 
-def shear_x(image: np.ndarray, level: float) -> np.ndarray:
-    """Shifts row y by ``level * y``."""
-    return _warp(image, (1.0, level, 0.0), (0.0, 1.0, 0.0))
-
-
-def shear_y(image: np.ndarray, level: float) -> np.ndarray:
-    """Shifts column x by ``level * x``."""
-    return _warp(image, (1.0, 0.0, 0.0), (level, 1.0, 0.0))
-
-
-def translate_x(image: np.ndarray, pixels: float) -> np.ndarray:
-    """Shifts to the left by ``pixels``."""
-    return _warp(image, (1.0, 0.0, pixels), (0.0, 1.0, 0.0))
-
-
-def translate_y(image: np.ndarray, pixels: float) -> np.ndarray:
-    """Shifts up by ``pixels``."""
-    return _warp(image, (1.0, 0.0, 0.0), (0.0, 1.0, pixels))
+def _geometric(name: str) -> Function:
+    """The function of a geometric operation."""
+    return lambda image, argument: _warp(
+        image, warp_matrix(name, argument, *image.shape[:2])
+    )
 
 
 def cutout(image: np.ndarray, half: int, centre: tuple[int, int]) -> np.ndarray:
@@ -230,26 +249,26 @@ def cutout(image: np.ndarray, half: int, centre: tuple[int, int]) -> np.ndarray:
 
 # The order is what the draws of a stream select from. Cutout has a centre besides its
 # argument and is called by name.
-OPERATIONS: dict[str, Operation] = {
+OPERATIONS: dict[str, Function] = {
     "AutoContrast": autocontrast,
     "Equalize": equalize,
     "Invert": invert,
-    "Rotate": rotate,
+    "Rotate": _geometric("Rotate"),
     "Posterize": posterize,
     "Solarize": solarize,
     "Color": color,
     "Contrast": contrast,
     "Brightness": brightness,
     "Sharpness": sharpness,
-    "ShearX": shear_x,
-    "ShearY": shear_y,
-    "TranslateX": translate_x,
-    "TranslateY": translate_y,
+    "ShearX": _geometric("ShearX"),
+    "ShearY": _geometric("ShearY"),
+    "TranslateX": _geometric("TranslateX"),
+    "TranslateY": _geometric("TranslateY"),
     "SolarizeAdd": solarize_add,
 }
 NAMES = (*OPERATIONS, "Cutout")
 # Positive or negative with equal probability.
-_SIGNED = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
+GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
 def _look_up(image: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -270,18 +289,14 @@ def _blend(degenerate: np.ndarray, image: np.ndarray, factor: float) -> np.ndarr
     return mixed.astype(np.uint8)
 
 
-def _warp(
-    image: np.ndarray,
-    to_x: tuple[float, float, float],
-    to_y: tuple[float, float, float],
-) -> np.ndarray:
-    """Result pixel (x, y) shows the pixel nearest to (to_x, to_y) . (x, y, 1)."""
+def _warp(image: np.ndarray, matrix: Matrix) -> np.ndarray:
+    """Each result pixel shows the pixel nearest to where the matrix says."""
     cv2 = load_cv2()
     height, width = image.shape[:2]
     x = np.arange(width, dtype=np.float32)
     y = np.arange(height, dtype=np.float32)[:, None]
     source = np.empty((height, width, 2), np.int16)
-    for axis, (a, b, c) in enumerate((to_x, to_y)):
+    for axis, (a, b, c) in enumerate((matrix[:3], matrix[3:])):
         value = np.float32(a) * x + np.float32(b) * y + np.float32(c)
         # Halves go away from zero. Beyond int16 is outside any image.
         value = np.copysign(np.floor(np.abs(value.astype(np.float64)) + 0.5), value)

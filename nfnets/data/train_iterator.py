@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from nfnets.data.backends import Made
 from nfnets.data.decode import DamagedImage
 from nfnets.data.prefetch import Prefetcher
 from nfnets.errors import UserError
@@ -26,17 +27,15 @@ class TrainIterator(Iterator[Batch]):
 
     def __init__(
         self,
-        batches: Prefetcher[tuple[Batch, list[DamagedImage]]],
+        batches: Prefetcher[Made],
         max_damaged: float,
         log: Callable[[str], None],
         *,
         damaged: int,
         seen: int,
-        images_per_batch: int,
     ):
         self.damaged = damaged
         self._seen = seen
-        self._images_per_batch = images_per_batch
         self._named: set[str] = set()
         self._batches = batches
         self._max_damaged = max_damaged
@@ -46,8 +45,8 @@ class TrainIterator(Iterator[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        batch, damaged = next(self._batches)
-        self._seen += self._images_per_batch
+        batch, records, damaged = next(self._batches)
+        self._seen += records
         for error in damaged:
             self._count(error)
         return batch
@@ -65,6 +64,11 @@ class TrainIterator(Iterator[Batch]):
                 f"{limit:g} (data.max_damaged={self._max_damaged:g}); the last is "
                 f"{error}; mend the files or raise data.max_damaged"
             )
+
+    @property
+    def waiting(self) -> int:
+        """Batches that are ready."""
+        return self._batches.waiting
 
     def close(self) -> None:
         """Stops and joins the loader's threads; harmless when called again."""

@@ -25,7 +25,8 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
     """Compiles the first stage's step and runs it once on random images.
 
     Args:
-      recipe: its ``data.num_train`` and ``data.num_classes`` are taken as they are.
+      recipe: its ``data.num_train`` is taken as it is, and so is ``data.num_classes``,
+        or else ``data.reference_classes``: no data set is opened.
       log: is told parameters, MACs (multiply-adds, the papers' "FLOPs"), memory, times.
 
     Returns:
@@ -49,6 +50,8 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
         f"recipe   {recipe.name}: {recipe.total_steps} steps of {recipe.batch_size} "
         f"images, peak learning rate {recipe.peak_lr:g}, {recipe.dtype}"
     )
+    if recipe.data.num_classes is None:
+        log(f"classes  {recipe.num_classes}, the recipe's own; training asks the data")
     shapes = flops.abstract_variables(model, stage.image_size)
     tx = make_optimizer(recipe, shapes["params"])
     keep_ema = recipe.ema_decay is not None
@@ -111,7 +114,7 @@ def _gmacs(model: Any, image_size: int) -> str:
 
 def _random_batch(recipe: Recipe) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(recipe.seed)
-    largest = {"image": 256, "label": recipe.data.num_classes}
+    largest = {"image": 256, "label": recipe.num_classes}
     largest["mix_label"] = largest["label"]
 
     def draw(name: str, like: Any) -> np.ndarray:

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from etils import epath
 
 from nfnets import flops
-from nfnets.data.sources import open_source
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.evaluation import evaluate
 from nfnets.training.initial_weights import read_weights
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
+from nfnets.training.session import open_split
 from nfnets.training.steps import make_eval_step
 from nfnets.training.storage import write_atomically
 
@@ -47,24 +47,24 @@ def evaluate_only(
       UserError: the data, the file or the directory cannot be used.
     """
     directory = epath.Path(directory)
-    source = open_source(
-        recipe.data.source,
-        recipe.eval.split,
-        class_map=recipe.data.class_map,
-        num_classes=recipe.data.num_classes,
-        data_dir=recipe.data.data_dir,
-        holdout=recipe.data.holdout,
-    )
+    source = open_split(recipe, recipe.eval.split)
+    recipe = recipe.for_source(num_classes=source.num_classes)
     if recipe.init_from is None:
         weights, origin = _of_checkpoint(recipe, directory, log)
     else:
         weights, origin = {"eval": _of_file(recipe)}, recipe.init_from
     log(f"weights  {recipe.model} from {origin}")
-    log(f"data     {source.name}: {len(source)} images at {recipe.eval_image_size} px")
+    note = f"; {source.note}" if source.note else ""
+    log(
+        f"data     {source.name}: {len(source)} images at {recipe.eval_image_size} px"
+        f"{note}"
+    )
     log(f"devices  {parallel.describe()}")
     model = recipe.create_model().clone(dtype=jnp.float32)
     row = evaluate(
-        parallel.pmap_eval_step(make_eval_step(model)),
+        parallel.pmap_eval_step(
+            make_eval_step(model, normalization=recipe.data.normalization)
+        ),
         {prefix: parallel.place_state(tree) for prefix, tree in weights.items()},
         source,
         recipe,
@@ -86,12 +86,25 @@ def _of_file(recipe: Recipe) -> Any:
     """The variables of the file, checked against the number of classes."""
     variables = read_weights(recipe)
     classes = variables["params"]["head"]["bias"].shape[0]
-    if classes != recipe.data.num_classes:
+    if classes != recipe.num_classes:
         raise UserError(
-            f"{recipe.init_from} has {classes} classes, config.data.num_classes is "
-            f"{recipe.data.num_classes}; evaluate it on its own data set"
+            f"{recipe.init_from} has {classes} classes, the run {recipe.num_classes} "
+            f"(config.data.num_classes, or else the data's); evaluate it on its own "
+            f"data set, or, if the data are a part of that, give each class its label: "
+            f"--config.data.num_classes={classes} --config.data.class_map=FILE"
         )
     return variables
+
+
+def _check_classes(recipe: Recipe, config: epath.Path) -> None:
+    """Says why, before a checkpoint of another width is taken for a damaged one."""
+    trained = workdir.read_config(config)["data"]["num_classes"]
+    if trained != recipe.num_classes:
+        raise UserError(
+            f"the run in {config.parent} has {trained} classes, the data (or "
+            f"config.data.num_classes) {recipe.num_classes}; evaluate it on data with "
+            f"its classes"
+        )
 
 
 def _of_checkpoint(
@@ -104,6 +117,7 @@ def _of_checkpoint(
             f"there is no checkpoint in {directory}; name a run by --workdir, or a "
             f"file of weights by --config.init_from"
         )
+    _check_classes(recipe, directory / workdir.CONFIG)
     shapes = flops.abstract_variables(recipe.create_model(), recipe.train_image_size)
     params, stats = shapes["params"], shapes.get("batch_stats", {})
     target = {"params": params, "batch_stats": stats}

@@ -44,7 +44,7 @@ def initial_variables(recipe: Recipe, model: Any, log: Callable[[str], None]) ->
         )
     log(f"weights  from {recipe.init_from}")
     if other:
-        log(f"note     its classifier has not {recipe.data.num_classes} classes: fresh")
+        log(f"note     its classifier has not {recipe.num_classes} classes: fresh")
     chosen = {p: wanted[p] if p[1] == "head" and other else flat[p] for p in wanted}
     return traverse_util.unflatten_dict(chosen)
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from nfnets.data.train_iterator import TrainIterator
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.evaluation import evaluate
@@ -107,9 +108,10 @@ def train_and_evaluate(
         )
         state, position = restore_or_init(run, manager, log)
         progress = stack.enter_context(Progress(run.recipe, position.step))
+        batches = stack.enter_context(make_batches(run, position, progress.warn))
         for stage, last_step in stage_ends(run.recipe):
             if position.step <= last_step:
-                trainer = Trainer(run, manager, progress, watchdog, position)
+                trainer = Trainer(run, manager, progress, watchdog, position, batches)
                 state = train_stage(trainer, stage, last_step, state)
         must_be_saved(manager, position, progress)
     return result_of(run, position)
@@ -144,6 +146,7 @@ class Trainer:
     progress: Progress
     watchdog: Watchdog
     position: Position
+    batches: TrainIterator
 
 
 def train_stage(
@@ -154,26 +157,29 @@ def train_stage(
     recipe = run.recipe
     # Evaluation is in float32 whatever the training dtype, as in the official code.
     eval_step = parallel.pmap_eval_step(
-        make_eval_step(run.model.clone(dtype=jnp.float32))
+        make_eval_step(
+            run.model.clone(dtype=jnp.float32),
+            normalization=recipe.data.normalization,
+        )
     )
     evaluate_and_save(trainer, eval_step, state)  # if it was stopped while evaluating
     if position.step < last_step and not run.stop_requested():
         train_step = compile_step(recipe, stage, run.model, run.tx, state, progress.say)
         trainer.watchdog.touch()
         speed = Speed(position.step, recipe.batch_size)
-        with make_batches(run, stage, position, last_step, progress.warn) as batches:
-            for host_batch in batches:
-                if run.stop_requested():
-                    break
-                state, metrics = train_step(state, parallel.place_batch(host_batch))
-                add_to_window(position, metrics)
-                position.damaged = batches.damaged
-                progress.advance()
-                trainer.watchdog.touch()
-                if is_due(position.step, recipe.log_every_steps, recipe):
-                    log_window(trainer, speed)
-                if evaluate_and_save(trainer, eval_step, state):
-                    speed.restart(position.step)
+        # Not one more: the next batch is the next stage's.
+        for host_batch in itertools.islice(trainer.batches, last_step - position.step):
+            if run.stop_requested():
+                break
+            state, metrics = train_step(state, parallel.place_batch(host_batch))
+            add_to_window(position, metrics)
+            position.damaged = trainer.batches.damaged
+            progress.advance()
+            trainer.watchdog.touch()
+            if is_due(position.step, recipe.log_every_steps, recipe):
+                log_window(trainer, speed)
+            if evaluate_and_save(trainer, eval_step, state):
+                speed.restart(position.step)
     if run.stop_requested():
         save(trainer.manager, state, None, position, progress)
     return state

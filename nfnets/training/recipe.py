@@ -13,7 +13,8 @@ from typing import Any, Literal
 import jax.numpy as jnp
 
 from nfnets import registry
-from nfnets.data.augment import AugmentConfig, EvalCrop
+from nfnets.data import timm_policy
+from nfnets.data.augment_config import AugmentConfig, EvalCrop, check_policy
 from nfnets.errors import UserError
 from nfnets.training.recipe_check import check
 from nfnets.training.recipe_parts import (
@@ -66,6 +67,11 @@ class Recipe:
       drop_rate: dropout; None takes the model variant's.
       stochastic_depth_rate: of the last block; None takes the model variant's.
       label_smoothing: mass spread over all classes, [0, 1).
+      loss: of training: cross-entropy after ``softmax``, or ``bce``, a binary one per
+        class (RSB). Evaluation reports softmax cross-entropy under both, as timm does.
+      bce_target_threshold: targets of ``bce`` above it become 1, the others 0, which
+        undoes smoothing; [0, 1); None keeps the mixed, smoothed targets.
+      bce_sum_classes: whether ``bce`` is summed over the classes; the mean otherwise.
       ema_decay: cap of the averaging decay; None keeps no average.
       log_every_steps: steps per row of ``metrics.jsonl``.
       checkpoint_every_steps: steps between checkpoints.
@@ -89,6 +95,9 @@ class Recipe:
     drop_rate: float | None
     stochastic_depth_rate: float | None
     label_smoothing: float
+    loss: Literal["softmax", "bce"]
+    bce_target_threshold: float | None
+    bce_sum_classes: bool
     ema_decay: float | None
     log_every_steps: int
     checkpoint_every_steps: int
@@ -117,10 +126,24 @@ class Recipe:
         """The recipe as nested plain values; ``from_config`` reads it back."""
         return dataclasses.asdict(self)
 
-    def for_source(self, num_train: int) -> Recipe:
-        """The recipe for a data set of this many training images."""
-        data = dataclasses.replace(self.data, num_train=num_train)
+    def for_source(self, *, num_classes: int, num_train: int | None = None) -> Recipe:
+        """The recipe for an opened data set.
+
+        Args:
+          num_classes: the data set's; a number that the config states stays.
+          num_train: training images; None keeps the config's number, for evaluation.
+        """
+        data = dataclasses.replace(
+            self.data,
+            num_train=self.data.num_train if num_train is None else num_train,
+            num_classes=self.data.num_classes or num_classes,
+        )
         return dataclasses.replace(self, data=data)
+
+    @property
+    def num_classes(self) -> int:
+        """Width of the classifier; before ``for_source``, perhaps the reference's."""
+        return self.data.num_classes or self.data.reference_classes
 
     @property
     def variant(self) -> Any:
@@ -203,7 +226,7 @@ class Recipe:
         rate = self._or_variant("stochastic_depth_rate", self.stochastic_depth_rate)
         model = registry.create_model(
             self.model,
-            num_classes=self.data.num_classes,
+            num_classes=self.num_classes,
             dtype=jnp.dtype(self.dtype),
             **self.overrides,
         )
@@ -212,12 +235,17 @@ class Recipe:
         )
 
     def _resolved_augment(self) -> AugmentConfig:
-        if self.augment.randaugment_layers == 0:
-            return dataclasses.replace(self.augment, randaugment_magnitude=0.0)
+        augment = self.augment
+        check_policy(augment)
+        if augment.semantics == "timm" and augment.autoaugment is not None:
+            policy = timm_policy.parse(augment.autoaugment)
+            augment = dataclasses.replace(augment, **policy)
+        if augment.randaugment_layers == 0:
+            return dataclasses.replace(augment, randaugment_magnitude=0.0)
         magnitude = self._or_variant(
-            "randaugment_magnitude", self.augment.randaugment_magnitude
+            "randaugment_magnitude", augment.randaugment_magnitude
         )
-        return dataclasses.replace(self.augment, randaugment_magnitude=magnitude)
+        return dataclasses.replace(augment, randaugment_magnitude=magnitude)
 
     def _or_variant(self, field: str, value: float | None) -> float:
         """``value``, or the model variant's own value of ``field`` when it is None."""

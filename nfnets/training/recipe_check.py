@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nfnets import registry
-from nfnets.data.augment import check_augment, check_eval_crop
+from nfnets.data.augment_config import check_augment, check_eval_crop
 from nfnets.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,9 +43,27 @@ def check(recipe: Recipe) -> None:
             "config.optim.schedule is exponential: give config.optim.decay_rate and "
             "config.optim.decay_epochs"
         )
+    _check_loss(recipe)
     check_eval_crop(recipe.eval_crop)
     for stage in recipe.stages:
         check_augment(stage.augment)
+
+
+def _check_loss(recipe: Recipe) -> None:
+    threshold = recipe.bce_target_threshold
+    if recipe.loss != "bce" and (threshold is not None or recipe.bce_sum_classes):
+        raise UserError(
+            f"config.loss is {recipe.loss}, which has neither bce_target_threshold "
+            f"({threshold}) nor bce_sum_classes ({recipe.bce_sum_classes}): set them "
+            "to None and False, or config.loss to bce"
+        )
+    smoothed = recipe.label_smoothing / recipe.num_classes
+    if threshold is not None and threshold < smoothed:
+        raise UserError(
+            f"config.bce_target_threshold is {threshold}, below the {smoothed:g} that "
+            f"label_smoothing {recipe.label_smoothing} gives to each of the "
+            f"{recipe.num_classes} classes, so every class would be a target"
+        )
 
 
 def _positive(recipe: Recipe) -> dict[str, float | None]:
@@ -64,6 +82,7 @@ def _positive(recipe: Recipe) -> dict[str, float | None]:
         "data.threads": recipe.data.threads,
         "data.num_train": recipe.data.num_train,
         "data.num_classes": recipe.data.num_classes,
+        "data.reference_classes": recipe.data.reference_classes,
         "optim.lr_per_256": recipe.optim.lr_per_256,
         "optim.decay_rate": recipe.optim.decay_rate,
         "optim.decay_epochs": recipe.optim.decay_epochs,
@@ -76,6 +95,7 @@ def _positive(recipe: Recipe) -> dict[str, float | None]:
 def _rates(recipe: Recipe) -> dict[str, float | None]:
     return {
         "label_smoothing": recipe.label_smoothing,
+        "bce_target_threshold": recipe.bce_target_threshold,
         "optim.momentum": recipe.optim.momentum,
         "drop_rate": recipe.drop_rate,
         "stochastic_depth_rate": recipe.stochastic_depth_rate,

@@ -11,28 +11,38 @@ class DataConfig:
     """Which images, and how they are read.
 
     Attributes:
-      source: ``digits``, ``folder:PATH``, ``synthetic`` or ``tfds:NAME``.
+      source: ``digits``, ``folder:PATH``, ``tar:PATH``, ``hf:NAME``, ``synthetic`` or
+        ``tfds:NAME`` (docs/data.md).
       data_dir: where TFDS data sets are, may be ``gs://``; None takes $TFDS_DATA_DIR,
         or ~/tensorflow_datasets.
       num_train: training images the recipe was written for; the opened source's own
         number replaces it (``Recipe.for_source``).
       holdout: training images kept from training, to choose settings with
         (``eval.split``); 10000 in the official code, 0 for the published numbers.
-      num_classes: width of the classifier; the source may hold fewer classes.
+      num_classes: width of the classifier; the source may hold fewer classes. None
+        takes the source's own number (``Recipe.for_source``).
+      reference_classes: classes of the data the recipe was written for; ``Recipe`` goes
+        by it where ``num_classes`` is None and no source is opened, as in a dry run.
       class_map: file that maps folder names to labels; None sorts the names.
       max_damaged: share of the images seen, in [0, 1], that may be damaged before a run
         stops (never before 10 are).
       threads: decoding threads; the batches do not depend on it.
+      backend: what makes the batches: ``native`` (C++), ``python`` (packages that come
+        as wheels), or ``auto``: native where it was built.
+      normalization: of the pixels, a key of ``data.normalization.NORMALIZATIONS``.
     """
 
     source: str
     data_dir: str | None
     num_train: int
     holdout: int
-    num_classes: int
+    num_classes: int | None
+    reference_classes: int
     class_map: str | None
     max_damaged: float
     threads: int
+    backend: Literal["auto", "native", "python"]
+    normalization: Literal["imagenet", "effnetv2", "inception"]
 
 
 @dataclasses.dataclass(frozen=True)

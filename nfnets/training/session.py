@@ -13,7 +13,8 @@ import numpy as np
 from etils import epath
 
 from nfnets import flops
-from nfnets.data.mixing import check_mixing, partners
+from nfnets.data.backends import describe_backend
+from nfnets.data.mixing import check_mixing
 from nfnets.data.pipeline import (
     TrainIterator,
     make_train_iter,
@@ -96,18 +97,11 @@ def prepare(
     changes: dict[str, str],
 ) -> Run:
     """Checks everything that can be wrong before anything is compiled."""
-    train_source, test_source = (
-        open_source(
-            recipe.data.source,
-            split,
-            class_map=recipe.data.class_map,
-            num_classes=recipe.data.num_classes,
-            data_dir=recipe.data.data_dir,
-            holdout=recipe.data.holdout,
-        )
-        for split in ("train", recipe.eval.split)
+    train_source = open_split(recipe, "train")
+    test_source = open_split(recipe, recipe.eval.split)
+    recipe = recipe.for_source(
+        num_train=len(train_source), num_classes=train_source.num_classes
     )
-    recipe = recipe.for_source(len(train_source))
     num_devices = parallel.num_devices()
     parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
     for stage in recipe.stages:
@@ -122,11 +116,11 @@ def prepare(
         changes=changes,
         num_params=num_params,
         devices=parallel.describe(),
-        data=f"{recipe.data.source}: {len(train_source)} training and "
-        f"{len(test_source)} test images, {recipe.data.num_classes} classes",
+        data=_describe_data(recipe, train_source, test_source),
     )
     log(f"model    {recipe.model}: {num_params:,} parameters")
     log(f"data     {facts.data}")
+    log(f"input    {describe_backend(recipe.data.backend)}")
     log(f"devices  {facts.devices}, batch {recipe.batch_size}")
     log(f"run      {recipe.total_steps} steps in {directory}")
     return Run(
@@ -139,6 +133,26 @@ def prepare(
         facts=facts,
         board=Board(directory, log),
         stop_requested=processes.StopVote(stop_requested),
+    )
+
+
+def open_split(recipe: Recipe, split: str) -> Source:
+    """Opens ``train``, ``test`` or ``holdout`` of the recipe's data."""
+    return open_source(
+        recipe.data.source,
+        split,
+        class_map=recipe.data.class_map,
+        num_classes=recipe.data.num_classes,
+        data_dir=recipe.data.data_dir,
+        holdout=recipe.data.holdout,
+    )
+
+
+def _describe_data(recipe: Recipe, train: Source, test: Source) -> str:
+    note = f"; {test.note}" if test.note else ""
+    return (
+        f"{recipe.data.source}: {len(train)} training and {len(test)} test images, "
+        f"{recipe.num_classes} classes{note}"
     )
 
 
@@ -234,25 +248,22 @@ def compile_step(
     return compiled
 
 
-def make_batches(
-    run: Run, stage: Stage, position: Position, last_step: int, log: Log
-) -> TrainIterator:
-    """The batches of the steps from ``position.step`` to ``last_step`` - 1.
+def make_batches(run: Run, position: Position, log: Log) -> TrainIterator:
+    """The batches of all steps from ``position.step`` on, through all stages.
 
     Each process makes its own devices' share.
     """
     recipe = run.recipe
     return make_train_iter(
         run.train_source,
-        augment=stage.augment,
-        image_size=stage.image_size,
-        images_per_step=recipe.batch_size * partners(stage.augment),
+        stages=recipe.stages,
+        batch_size=recipe.batch_size,
         num_devices=len(parallel.devices()),
         seed=recipe.seed,
         start_step=position.step,
-        num_steps=last_step,
         max_damaged=recipe.data.max_damaged,
         threads=recipe.data.threads,
+        backend=recipe.data.backend,
         log=log,
         damaged=position.damaged,
         process_index=jax.process_index(),

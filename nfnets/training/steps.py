@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from nfnets.data.mixing import mix, normalize
-from nfnets.training.losses import soft_targets, softmax_cross_entropy
+from nfnets.data.erasing import random_erase
+from nfnets.data.mixing import mix
+from nfnets.data.normalization import normalize
+from nfnets.training.losses import (
+    binary_cross_entropy,
+    soft_targets,
+    softmax_cross_entropy,
+    threshold_targets,
+)
 from nfnets.training.optimizer import clipped_fractions, count_units, learning_rate
 from nfnets.training.recipe import Recipe, Stage
 from nfnets.training.schedules import ema_ramp
@@ -22,10 +30,21 @@ Metrics = dict[str, jax.Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 # (params, batch_stats, images, targets, key) -> ((loss, (batch_stats, logits)), grads)
 GradFn = Callable[..., tuple[tuple[jax.Array, tuple[Any, jax.Array]], Any]]
+# (logits [B, K], targets [B, K]) -> [B]
+LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def make_grad_fn(model: Any) -> GradFn:
-    """Loss and gradient of one micro-batch, images float32 [B, S, S, 3]."""
+def training_loss(recipe: Recipe) -> LossFn:
+    """The recipe's loss per example."""
+    if recipe.loss == "bce":
+        return functools.partial(
+            binary_cross_entropy, sum_classes=recipe.bce_sum_classes
+        )
+    return softmax_cross_entropy
+
+
+def make_grad_fn(model: Any, loss_of: LossFn) -> GradFn:
+    """Mean loss and gradient of one micro-batch, images float32 [B, S, S, 3]."""
 
     def loss_fn(
         params: Any, batch_stats: Any, images: jax.Array, targets: jax.Array, key: Any
@@ -38,7 +57,7 @@ def make_grad_fn(model: Any) -> GradFn:
             mutable=["batch_stats"],
             rngs={"dropout": dropout_key, "stochastic_depth": depth_key},
         )
-        loss = jnp.mean(softmax_cross_entropy(logits, targets))
+        loss = jnp.mean(loss_of(logits, targets))
         return loss, (mutated.get("batch_stats", batch_stats), logits)
 
     return jax.value_and_grad(loss_fn, has_aux=True)
@@ -121,11 +140,11 @@ def make_train_step(
     """The step (state, batch) -> (state, metrics), to be mapped over ``axis_name``.
 
     The batch is one device's share: "image" uint8 [P * B, S, S, 3] and "label" int32
-    [P * B], P = 2 when the step mixes images (partners included), else 1. Where the
-    host has mixed them, P is 1 and the partners' "mix_label" int32 [B] and the weight
-    of "label", "ratio" float32 [B], come along. Metrics are
-    scalars, equal on all devices. An update whose loss or gradient is not finite
-    changes nothing but the step and the counts of skipped updates.
+    [P * B], P = ``mixing.partners``: 2 when the step mixes as NFNet does (partners
+    included), else 1. Where the host has mixed them, P is 1 and the partners'
+    "mix_label" int32 [B] and the weight of "label", "ratio" float32 [B], come along.
+    Metrics are scalars, equal on all devices. An update whose loss or gradient is not
+    finite changes nothing but the step and the counts of skipped updates.
 
     Args:
       model: takes (images, train=...), as ``Recipe.create_model`` gives.
@@ -136,17 +155,15 @@ def make_train_step(
     """
     stage = stage or recipe.stages[0]
     schedule = learning_rate(recipe)
-    grad_fn = sharpness_aware(
-        accumulate(make_grad_fn(model), recipe.accumulation_steps),
-        recipe,
-        axis_name=axis_name,
-    )
+    grad_fn = make_grad_fn(model, training_loss(recipe))
+    grad_fn = accumulate(grad_fn, recipe.accumulation_steps)
+    grad_fn = sharpness_aware(grad_fn, recipe, axis_name=axis_name)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        mix_key, model_key = jax.random.split(key)
-        images, labels, targets = _prepare(batch, mix_key, recipe, stage)
+        mix_key, model_key, erase_key = jax.random.split(key, 3)
+        images, labels, targets = _prepare(batch, mix_key, erase_key, recipe, stage)
         (loss, (batch_stats, logits)), grads = grad_fn(
             state.params, state.batch_stats, images, targets, model_key
         )
@@ -168,28 +185,29 @@ def make_train_step(
 
 
 def _prepare(
-    batch: Batch, key: jax.Array, recipe: Recipe, stage: Stage
+    batch: Batch, mix_key: jax.Array, erase_key: jax.Array, recipe: Recipe, stage: Stage
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mixes and normalises: images [B, S, S, 3], first labels [B], targets [B, K].
+    """Mixes, normalises, erases: images [B, S, S, 3], first labels [B], targets [B, K].
 
     A batch that the host has mixed brings "mix_label" [B] and "ratio" [B], the weight
-    of "label", and is only normalised.
+    of "label", and is not mixed again.
     """
     if "ratio" in batch:
         images, labels = batch["image"].astype(jnp.float32), batch["label"]
         mix_labels, ratio = batch["mix_label"], batch["ratio"]
     else:
         images, labels, mix_labels, ratio = mix(
-            batch["image"].astype(jnp.float32),
-            batch["label"],
-            key,
-            mixup_alpha=stage.augment.mixup_alpha,
-            cutmix_alpha=stage.augment.cutmix_alpha,
+            batch["image"], batch["label"], mix_key, stage.augment
         )
     targets = soft_targets(
-        labels, mix_labels, ratio, recipe.data.num_classes, recipe.label_smoothing
+        labels, mix_labels, ratio, recipe.num_classes, recipe.label_smoothing
     )
-    return normalize(images), labels, targets
+    if recipe.bce_target_threshold is not None:
+        targets = threshold_targets(targets, recipe.bce_target_threshold)
+    images = normalize(images, recipe.data.normalization)
+    if stage.augment.erase_rate > 0:
+        images = random_erase(images, erase_key, stage.augment)
+    return images, labels, targets
 
 
 def _update(
@@ -226,17 +244,18 @@ def _update(
 
 
 def make_eval_step(
-    model: Any, axis_name: str = "batch"
+    model: Any, axis_name: str = "batch", *, normalization: str = "imagenet"
 ) -> Callable[[Any, Batch], Metrics]:
     """The step (variables, batch) -> sums over all devices' unmasked examples.
 
     The batch is one device's share: "image" float32 [B, S, S, 3], "label" int32 [B],
     "mask" bool [B], False on padding. Returns int32 "top1", "top5", "examples" and the
-    float32 sum "loss" (unsmoothed cross-entropy).
+    float32 sum "loss" (unsmoothed softmax cross-entropy, whatever the training loss:
+    RSB's validation loss is that too). ``normalization`` is the recipe's.
     """
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
-        images, labels = normalize(batch["image"].astype(jnp.float32)), batch["label"]
+        images, labels = normalize(batch["image"], normalization), batch["label"]
         mask = batch["mask"].astype(bool)
         logits = model.apply(variables, images, train=False)
         _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))  # [B, 5]

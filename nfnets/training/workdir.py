@@ -22,7 +22,7 @@ METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
 # Fields that change how fast a run is and nothing else, so a resumed run may differ.
-EXECUTION_FIELDS = frozenset({"data.threads", "eval.batch_size"})
+EXECUTION_FIELDS = frozenset({"data.threads", "data.backend", "eval.batch_size"})
 
 
 def make_writable(workdir: epath.Path) -> None:
@@ -64,7 +64,7 @@ def claim(workdir: epath.Path, recipe: Recipe) -> None:
     config = workdir / CONFIG
     mine = json.loads(json.dumps(recipe.to_dict()))
     if config.exists() and (workdir / METRICS).exists():
-        changed = differences(_read_config(config), mine)
+        changed = differences(read_config(config), mine)
         changed = {k: v for k, v in changed.items() if k not in EXECUTION_FIELDS}
         if changed:
             shown = "; ".join(f"{key}: {value}" for key, value in changed.items())
@@ -89,7 +89,8 @@ def check_shared(workdir: epath.Path) -> None:
         )
 
 
-def _read_config(path: epath.Path) -> dict[str, Any]:
+def read_config(path: epath.Path) -> dict[str, Any]:
+    """The recipe, as nested plain values, that a work directory's run was given."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
