@@ -1,0 +1,235 @@
+"""Measures the input pipeline here: ``python experiments/benchmark.py input``.
+
+``input`` runs our loaders and those of others on the same JPEGs, each in a process of
+its own, pinned to --cores, in several rounds, and prints a Markdown table.
+``memory`` runs our loader over many batches and prints what it needed at most.
+
+What is not installed is named, with the command that installs it, and left out.
+Linux only. docs/benchmarks.md says what is measured and what came out.
+
+Exit status: 0 measured, 1 something failed (its last line is printed), 2 a mistake in
+the command, which one line says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from nfnets.benchmark import images as image_set
+from nfnets.benchmark.job import Job
+from nfnets.benchmark.memory import format_memory
+from nfnets.benchmark.report import machine, versions
+from nfnets.benchmark.runner import (
+    MeasurementFailed,
+    parse_cores,
+    run_process,
+    run_rounds,
+)
+from nfnets.benchmark.summary import format_table, make_rows
+from nfnets.benchmark.variants import (
+    OURS,
+    PEERS,
+    POLICIES,
+    Variant,
+    choose,
+    missing_packages,
+)
+from nfnets.errors import UserError
+
+MADE_UP_IMAGES = 300
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; returns its exit status."""
+    args = parse_arguments(argv)
+    try:
+        check_arguments(args)
+        return measure_memory(args) if args.command == "memory" else measure_input(args)
+    except MeasurementFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f'error: {error}; it needs: pip install ".[train]"', file=sys.stderr)
+        return 2
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    speed = commands.add_parser("input", help="images per CPU second, beside others")
+    speed.add_argument("--rounds", type=int, default=5)
+    speed.add_argument("--ours", default=",".join(OURS), help="of ours: %(default)s")
+    speed.add_argument("--peers", default=",".join(PEERS), help="others: %(default)s")
+    speed.add_argument("--only", default="", help="parts of names, separated by ,")
+    speed.add_argument("--list", action="store_true", help="name all variants and exit")
+    speed.set_defaults(batches=10)
+    memory = commands.add_parser(
+        "memory", help="memory of our loader over many batches"
+    )
+    memory.add_argument("--backend", default="auto", help="native, python or auto")
+    memory.set_defaults(batches=200)
+    for command in (speed, memory):
+        command.add_argument("--size", type=int, default=224, help="side, in pixels")
+        command.add_argument("--cores", default="0", help="such as 0 or 0,1 or 0-3")
+        command.add_argument("--images", help="tar or folder of JPEGs; else made up")
+        command.add_argument("--batches", type=int, help="default: %(default)s")
+        command.add_argument("--batch_size", type=int, default=64)
+        command.add_argument("--augment", choices=POLICIES, default="plain")
+        command.add_argument("--json", help="file for all numbers")
+    return parser.parse_args(argv)
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuses counts below 1, and systems without /proc."""
+    if not sys.platform.startswith("linux"):
+        raise UserError(f"measuring needs Linux's /proc; this is {sys.platform}")
+    for name in ("size", "batches", "batch_size", "rounds"):
+        if vars(args).get(name, 1) < 1:
+            raise UserError(f"--{name} is {vars(args)[name]}; expected 1 or more")
+
+
+def measure_input(args: argparse.Namespace) -> int:
+    """Compares the loaders; returns the exit status."""
+    cores = parse_cores(args.cores)
+    loaders = [name for name in f"{args.ours},{args.peers}".split(",") if name]
+    wanted = choose(loaders, args.augment, len(cores))
+    parts = args.only.split(",")
+    wanted = [v for v in wanted if any(part in v.name for part in parts)]
+    left_out = {v.name: missing_packages(v) for v in wanted if missing_packages(v)}
+    variants = [variant for variant in wanted if variant.name not in left_out]
+    if args.list:
+        for variant in wanted:
+            absent = variant.name in left_out
+            print(f"{variant.name}{' (not installed)' if absent else ''}")
+        return 0
+    if not wanted:
+        raise UserError("nothing to measure; see --list, --ours, --peers and --only")
+    say_left_out(wanted, left_out)
+    if not variants:
+        return 0
+    with tempfile.TemporaryDirectory(prefix="nfnets-benchmark-") as directory:
+        description = prepare_images(args.images, Path(directory))
+        template = {**job_settings(args), "directory": directory}
+        context = describe_run(args, description)
+        measured, failed = run_rounds(
+            variants, template, rounds=args.rounds, cores=cores, log=say
+        )
+    rows = make_rows(variants, measured)
+    print(f"\n{headline(context)}\n\n{format_table(rows)}")
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}")
+    content = {
+        **context,
+        "rows": [asdict(row) for row in rows],
+        "measurements": [asdict(result) for result in measured],
+        "left_out": left_out,
+        "failed": failed,
+    }
+    write_json(args.json, content)
+    return 1 if failed else 0
+
+
+def measure_memory(args: argparse.Namespace) -> int:
+    """Measures the loader of --augment's usual form; returns the exit status."""
+    cores = parse_cores(args.cores)
+    with tempfile.TemporaryDirectory(prefix="nfnets-benchmark-") as directory:
+        description = prepare_images(args.images, Path(directory))
+        context = describe_run(args, description)
+        job = Job(
+            # Names crop and kernel; which backend makes them is said beside it.
+            variant="ours python timm_box bicubic AA",
+            threads=len(cores),
+            directory=directory,
+            **job_settings(args),
+        )
+        settings = {**asdict(job), "backend": args.backend}
+        result = run_process("nfnets.benchmark.memory", settings, cores, timeout_s=None)
+    print(f"\n{headline(context)}\n\n{format_memory(result, args.batch_size)}")
+    write_json(args.json, {**context, **result})
+    return 0
+
+
+def job_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What all processes are told alike."""
+    return {
+        "size": args.size,
+        "batch_size": args.batch_size,
+        "batches": args.batches,
+        "policy": args.augment,
+    }
+
+
+def prepare_images(path: str | None, directory: Path) -> dict[str, Any]:
+    """Writes the containers; returns what the report says of the images."""
+    if path is None:
+        say(f"--images names none: making {MADE_UP_IMAGES} JPEGs of waves and noise")
+        images, origin = image_set.make_images(MADE_UP_IMAGES), "made up"
+    else:
+        images, origin = image_set.read_images(path), Path(path).name
+    image_set.write_containers(images, directory)
+    return image_set.describe_images(images, origin)
+
+
+def describe_run(
+    args: argparse.Namespace, description: dict[str, Any]
+) -> dict[str, Any]:
+    """Settings, images, machine and versions."""
+    return {
+        "settings": vars(args),
+        "images": description,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def headline(context: dict[str, Any]) -> str:
+    """One paragraph above the table."""
+    settings, images = context["settings"], context["images"]
+    processor = context["machine"]["processor"]
+    names = [f"{name} {version}" for name, version in context["versions"].items()]
+    return (
+        f"{settings['size']} px, batch {settings['batch_size']}, "
+        f"{settings['augment']}, cores {settings['cores']} of {processor}, "
+        f"{images['count']} JPEGs ({images['origin']}, mean {images['mean_width']}x"
+        f"{images['mean_height']}, {images['mean_bytes'] // 1000} kB, sha256 "
+        f"{images['sha256']}), {context['machine']['time']}; {', '.join(names)}."
+    )
+
+
+def say_left_out(wanted: Sequence[Variant], left_out: dict[str, list[str]]) -> None:
+    """One line per loader that is not installed."""
+    lines = {}
+    for variant in wanted:
+        if variant.name in left_out:
+            modules = ", ".join(left_out[variant.name])
+            lines[variant.loader] = f"no module {modules}; {variant.install}"
+    for loader, reason in lines.items():
+        print(f"left out: {loader}: {reason}", flush=True)
+
+
+def write_json(path: str | None, content: dict[str, Any]) -> None:
+    """Writes all numbers where --json says."""
+    if path is not None:
+        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def say(message: str) -> None:
+    """Progress, beside the table on stdout."""
+    print(message, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""Measures the input pipeline beside its peers; experiments/benchmark.py runs it."""

@@ -1,0 +1,49 @@
+"""What a reader needs to judge a measurement: machine and versions."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+_DISTRIBUTIONS = (
+    "nfnets-flax",
+    "numpy",
+    "jax",
+    "opencv-python-headless",
+    "pillow",
+    "simplejpeg",
+    "tensorflow-cpu",
+    "tensorflow",
+    "torch",
+    "torchvision",
+    "timm",
+    "nvidia-dali-cuda120",
+)
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages above that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, kernel, load before the start, and the time."""
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = (line for line in info if line.startswith("model name"))
+    return {
+        "processor": next(models, "unknown: unknown").partition(":")[2].strip(),
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "load_average": os.getloadavg()[0],
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
