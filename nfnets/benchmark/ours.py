@@ -128,9 +128,8 @@ def native_kernel(job: Job, variant: Variant) -> Iterator[np.ndarray]:
         indices = records_at(0, start, job.batch_size, len(source))
         batch = make_step_batch(slots, step, indices, shapes, process_index=0)
         plans = backend.plan(batch, SlotPool(1))
-        prepared.append(
-            backend.jobs_of(batch, [p for group, _ in plans for p in group])
-        )
+        rows = [plan for planned in plans if planned for plan in planned[0]]
+        prepared.append(backend.jobs_of(batch, rows))
     images = np.empty((job.batch_size, job.size, job.size, 3), np.uint8)
     for jobs in itertools.cycle(prepared):
         damaged = np.zeros(len(jobs.pictures), np.int32)

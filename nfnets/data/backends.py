@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -51,8 +51,8 @@ def choose_backend(name: str) -> str:
         raise UserError(
             "the native backend was not built; install a C++ compiler and the headers "
             "of libjpeg-turbo (Debian: apt-get install g++ libjpeg-dev), then: "
-            "pip install --force-reinstall --no-deps 'nfnets-flax[train]', or set "
-            f"data.backend to python ({error})"
+            "pip install --no-cache-dir --force-reinstall --no-deps . in the checkout, "
+            f"or set data.backend to python ({error})"
         ) from error
     return "native"
 
@@ -69,7 +69,7 @@ def describe_backend(name: str) -> str:
 def make_batches(
     backend: str,
     begin: Callable[[int], StepBatch],
-    steps: Iterable[int],
+    steps: range,
     pool: SlotPool,
 ) -> Prefetcher[Made]:
     """The batches of steps, in order, made ahead.
@@ -95,13 +95,13 @@ def make_batches(
         batch = begin(step)
         return batch, native_backend.plan(batch, readers)
 
-    # Reading runs one step ahead of decoding, so a slow disk and the processor work at
-    # the same time.
-    planned = Prefetcher(read, steps, readers)
+    # Reading runs ahead of decoding, so a slow disk and the processor work at the same
+    # time; by one batch, since files are kept in memory until they are decoded.
+    planned = Prefetcher(read, steps, readers, ready=1)
 
     def make(step: int) -> Made:
         batch, plans = next(planned)
-        return _made(batch, native_backend.fill(batch, plans, pool.threads))
+        return _made(batch, native_backend.fill(batch, plans, pool))
 
     return Prefetcher(make, steps, pool, upstream=planned)
 

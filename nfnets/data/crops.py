@@ -45,7 +45,9 @@ def random_box(
     min_covered = _MIN_COVERED if law == "tf_box" else 0.0
     whole = (0, 0, height, width)
     box = draw_tf_box(rng, height, width, area, aspect, min_covered) or whole
-    if law == "tf_box" and box == whole:  # as in the official NFNet code
+    if law == "tf_box" and box == whole:
+        # Differs: the official NFNet code cuts 32 pixels off then; ResNet-RS's rounds
+        # S / 0.875, which is the same at 224 pixels only, and here is 32 too.
         return centre_square(
             height, width, image_size / uncropped_size(image_size, None)
         )

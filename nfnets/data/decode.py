@@ -6,7 +6,7 @@ middle.) What TensorFlow's ``decode_image`` does with unusual files is done here
 metadata such as an EXIF rotation is not obeyed, transparency is dropped, of 16 bits
 the upper 8 count, and of an animation the first frame. docs/data.md has the table.
 
-An image of n pixels takes at most 8 n bytes while it is decoded, its array included.
+docs/data.md says how much memory an image takes while it is decoded.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _decode_jpeg(data: bytes, name: str) -> np.ndarray:
         # the accurate one costs nothing measurable. They differ by 1.1 grey levels.
         return simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except (ValueError, MemoryError) as error:
-        raise DamagedImage(name, _one_line(error)) from error
+        raise DamagedImage(name, one_line(error)) from error
 
 
 def jpeg_header(data: bytes | memoryview) -> tuple[int, int, int] | None:
@@ -144,20 +144,28 @@ def jpeg_header(data: bytes | memoryview) -> tuple[int, int, int] | None:
 
 
 def decode_scaled(data: bytes | memoryview, denominator: int) -> np.ndarray:
-    """A JPEG at 1/2 or 1/4 of its size, rounded up, for less work: uint8 RGB.
+    """A JPEG at 1, 1/2 or 1/4 of its size, rounded up, for less work: uint8 RGB.
 
     Raises:
         DamagedImage: without the record's name, which the caller knows.
     """
-    image_module = _pillow_image()
+    if denominator == 1:
+        return decode(data)
+    import simplejpeg
+
     try:
-        with image_module.open(io.BytesIO(data)) as image:
-            image.draft(
-                "RGB", (image.width // denominator, image.height // denominator)
-            )
-            return np.array(image.convert("RGB"))
-    except Exception as error:
-        raise DamagedImage("", _one_line(error)) from error
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        return simplejpeg.decode_jpeg(
+            data,
+            "RGB",
+            # The smallest of the decoder's sizes that is not below these.
+            min_height=-(-height // denominator),
+            min_width=-(-width // denominator),
+            min_factor=1,
+            strict=True,
+        )
+    except (ValueError, MemoryError) as error:
+        raise DamagedImage("", one_line(error)) from error
 
 
 def _decode_pillow(data: bytes, name: str, kind: str) -> np.ndarray:
@@ -181,7 +189,7 @@ def _decode_pillow(data: bytes, name: str, kind: str) -> np.ndarray:
     except image_module.UnidentifiedImageError as error:
         raise DamagedImage(name, f"its {kind.upper()} header is damaged") from error
     except Exception as error:  # Pillow raises many types, SyntaxError among them
-        raise DamagedImage(name, _one_line(error)) from error
+        raise DamagedImage(name, one_line(error)) from error
 
 
 def _in_strips(image: Any, pixels_of: Callable[[Any], np.ndarray]) -> np.ndarray:
@@ -225,7 +233,8 @@ def _check_pixels(height: int, width: int, name: str) -> None:
         )
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

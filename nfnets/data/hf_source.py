@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nfnets.data.decode import DamagedImage, read_image_file
+from nfnets.data.decode import DamagedImage, one_line, read_image_file
 from nfnets.data.held_out import split_held_out
 from nfnets.data.source import Source, of_files
 from nfnets.errors import UserError
@@ -81,7 +81,7 @@ def _load(text: str) -> dict[str, Any]:
         found = _load_path(datasets, path, config or None)
     except Exception as error:  # it raises many types
         raise UserError(
-            f"hf:{text} cannot be opened: {_one_line(error)}; check the name, its "
+            f"hf:{text} cannot be opened: {one_line(error)}; check the name, its "
             "configuration (hf:NAME:CONFIG) and the network, and, if access is "
             "restricted, run: hf auth login"
         ) from error
@@ -178,7 +178,3 @@ def _source(
         return read_image_file(image["path"], title(index, image["path"]))
 
     return of_files(name, class_names, labels, encoded, describe)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

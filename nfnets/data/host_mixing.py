@@ -17,7 +17,7 @@ from nfnets.data.mixing import partners
 from nfnets.data.mixing_draws import box_edges
 
 # Top, bottom, left, right; the ends are exclusive.
-Box = tuple[int, int, int, int]
+Edges = tuple[int, int, int, int]
 
 
 class Pair(NamedTuple):
@@ -69,7 +69,7 @@ class HostMix(NamedTuple):
     """
 
     ratio: float
-    box: Box | None
+    box: Edges | None
 
 
 def draw_mix(
@@ -101,7 +101,7 @@ def mixup(first: np.ndarray, second: np.ndarray, ratio: np.float32) -> np.ndarra
     return ratio * first + (1 - ratio) * second
 
 
-def cutmix(first: np.ndarray, second: np.ndarray, box: Box) -> np.ndarray:
+def cutmix(first: np.ndarray, second: np.ndarray, box: Edges) -> np.ndarray:
     """``first`` inside the box, ``second`` outside, float32 ``[H, W, 3]``."""
     top, bottom, left, right = box
     mixed = second.copy()
@@ -109,13 +109,13 @@ def cutmix(first: np.ndarray, second: np.ndarray, box: Box) -> np.ndarray:
     return mixed
 
 
-def box_share(box: Box, height: int, width: int) -> float:
+def box_share(box: Edges, height: int, width: int) -> float:
     """The box's share of the image, which is the weight of the first label."""
     top, bottom, left, right = box
     return (bottom - top) * (right - left) / (height * width)
 
 
-def draw_box(rng: np.random.Generator, height: int, width: int, alpha: float) -> Box:
+def draw_box(rng: np.random.Generator, height: int, width: int, alpha: float) -> Edges:
     """A random box, by the law of ``mixing_draws.sample_cutmix_mask``."""
     centre_y, centre_x = int(rng.random() * height), int(rng.random() * width)
     return box_of(height, width, centre_y, centre_x, draw_beta(rng, alpha))
@@ -123,7 +123,7 @@ def draw_box(rng: np.random.Generator, height: int, width: int, alpha: float) ->
 
 def box_of(
     height: int, width: int, centre_y: int, centre_x: int, proportion: float
-) -> Box:
+) -> Edges:
     """The box of given draws, as ``mixing_draws.cutmix_mask`` of one image."""
     outside = np.float32(proportion)
     top, bottom = box_edges(height, np.int32(centre_y), outside)

@@ -65,7 +65,8 @@ class Prefetcher(Iterator[T], Generic[T]):
     An exception in ``make`` reaches the consumer in the place of its batch, and ends
     the iteration. Use :meth:`close` (or ``with``) when leaving early; the threads end
     by themselves at the last batch, after an error, or when the object is dropped.
-    ``upstream`` is what ``make`` reads from, on a pool of its own, and closed with it.
+    ``upstream`` is what ``make`` reads from, on a pool of its own, and closed with it;
+    ``ready`` is how many finished batches wait at most.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class Prefetcher(Iterator[T], Generic[T]):
         make: Callable[[int], T],
         keys: Iterable[int],
         pool: SlotPool,
+        *,
         upstream: Prefetcher[Any] | None = None,
+        ready: int = READY,
     ):
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(READY)
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(ready)
         self._pool = pool
         self._thread = threading.Thread(
             target=_produce,

@@ -14,7 +14,12 @@ from nfnets.data.decode import DamagedImage, decode_scaled, jpeg_header
 from nfnets.data.host_mixing import mix_pair
 from nfnets.data.plan import Crop
 from nfnets.data.prefetch import SlotPool
-from nfnets.data.step_batch import StepBatch, read_decoded, read_encoded
+from nfnets.data.step_batch import (
+    NotPlainJpeg,
+    StepBatch,
+    read_decoded,
+    read_encoded,
+)
 from nfnets.data.train_slots import Picture, SlotPlan
 
 
@@ -36,10 +41,10 @@ def _fill_group(batch: StepBatch, rows: Sequence[int]) -> list[DamagedImage]:
         return read_encoded(source, index, jpeg_header)
 
     scaled = batch.slots.augment.scaled_decode
-    plans, damaged = batch.plan(rows, encoded if scaled else decoded)
     try:
+        plans, damaged = batch.plan(rows, encoded if scaled else decoded)
         images = [render(plan, batch) for plan in plans]
-    except DamagedImage:  # found when a file was decoded; its name is known there
+    except (DamagedImage, NotPlainJpeg):  # only where files are decoded in `render`
         plans, damaged = batch.plan(rows, decoded)
         images = [render(plan, batch) for plan in plans]
     for plan, image in zip(plans, images, strict=True):

@@ -97,18 +97,24 @@ def read_decoded(source: Source, index: int) -> Picture:
     return Picture(image, *image.shape[:2])
 
 
-def read_encoded(source: Source, index: int, header: ReadHeader) -> Picture:
-    """A record as the bytes of a JPEG where it is one that decoders can cut a part of.
+class NotPlainJpeg(Exception):
+    """The record is no JPEG of grey or three colours, or a huge one."""
 
-    Others, and CMYK, are decoded; raises DamagedImage.
+
+def read_encoded(source: Source, index: int, header: ReadHeader) -> Picture:
+    """A record as the bytes of a JPEG, or as pixels where the source has only those.
+
+    Raises:
+        DamagedImage: it cannot be read.
+        NotPlainJpeg: it is to be decoded as a whole.
     """
     if source.encoded is None:
         return read_decoded(source, index)
     data = source.encoded(index)
     found = header(data)
     if found is None:
-        return read_decoded(source, index)
+        raise NotPlainJpeg
     height, width, components = found
     if components not in (1, 3) or height * width > MAX_PIXELS:
-        return read_decoded(source, index)
+        raise NotPlainJpeg
     return Picture(data, height, width)

@@ -11,11 +11,17 @@ from nfnets.data.decode import DamagedImage
 from nfnets.data.native import load
 from nfnets.data.native.jobs import ENCODE, Jobs, make_jobs
 from nfnets.data.prefetch import SlotPool
-from nfnets.data.step_batch import StepBatch, read_decoded, read_encoded
-from nfnets.data.train_slots import Picture, SlotPlan
+from nfnets.data.step_batch import (
+    NotPlainJpeg,
+    StepBatch,
+    read_decoded,
+    read_encoded,
+)
+from nfnets.data.train_slots import Picture, Planned, SlotPlan
 
-# What is planned, and the damaged records met: by group of rows.
-Plans = list[tuple[list[SlotPlan], list[DamagedImage]]]
+# By group of rows; ``None`` where a record is no plain JPEG: pictures that are decoded
+# as a whole are not kept while a batch waits.
+Plans = list[Planned | None]
 
 
 def plan(batch: StepBatch, pool: SlotPool) -> Plans:
@@ -25,28 +31,39 @@ def plan(batch: StepBatch, pool: SlotPool) -> Plans:
     def encoded(index: int) -> Picture:
         return read_encoded(source, index, native.header)
 
-    return pool.run(
-        lambda number: batch.plan(batch.groups[number], encoded), len(batch.groups)
-    )
+    def plan_group(number: int) -> Planned | None:
+        try:
+            return batch.plan(batch.groups[number], encoded)
+        except NotPlainJpeg:
+            return None
+
+    return pool.run(plan_group, len(batch.groups))
 
 
-def fill(batch: StepBatch, plans: Plans, threads: int) -> list[DamagedImage]:
+def fill(batch: StepBatch, plans: Plans, pool: SlotPool) -> list[DamagedImage]:
     """Carries out the plans in one call, and lists the damaged records met."""
-    broken = set(_make(batch, [p for group, _ in plans for p in group], threads))
-    damaged: list[DamagedImage] = []
-    for rows, (_, errors) in zip(batch.groups, plans, strict=True):
-        damaged += _fill_broken(batch, rows) if broken & set(rows) else errors
-    return damaged
+    rows = [row for planned in plans if planned is not None for row in planned[0]]
+    broken = set(_make(batch, rows, pool.threads))
+
+    def finish(number: int) -> list[DamagedImage]:
+        group, planned = batch.groups[number], plans[number]
+        if planned is None or broken & set(group):
+            return _fill_decoded(batch, group)
+        return planned[1]
+
+    lists = pool.run(finish, len(batch.groups))
+    return [error for damaged in lists for error in damaged]
 
 
-def _fill_broken(batch: StepBatch, rows: Sequence[int]) -> list[DamagedImage]:
-    """Makes rows again whose picture could not be decoded.
+def _fill_decoded(batch: StepBatch, rows: Sequence[int]) -> list[DamagedImage]:
+    """Makes rows from pictures that the strict decoder decoded as a whole.
 
-    The strict decoder says what is wrong with it, or that nothing is.
+    It also says what is wrong with a file that could not be decoded, if anything is.
     """
     source = batch.slots.source
     plans, damaged = batch.plan(rows, lambda index: read_decoded(source, index))
-    _make(batch, plans, 1)
+    if _make(batch, plans, 1):
+        raise RuntimeError(f"rows {list(rows)} could not be made from pixels")
     return damaged
 
 

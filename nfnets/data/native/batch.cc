@@ -6,7 +6,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <system_error>
 #include <thread>
 
 #include "jpeg.h"
@@ -153,10 +152,15 @@ void mix(const Row& row, int size, const std::vector<float>& first,
   }
 }
 
+// Several threads may meet one picture.
+void mark_damaged(const Batch& batch, int picture) {
+  __atomic_store_n(&batch.damaged[picture], 1, __ATOMIC_RELAXED);
+}
+
 bool decode_crop(const Batch& batch, const Crop& crop, Scratch* scratch, Decoded* decoded) {
   const Picture& picture = batch.pictures[crop.picture];
   if (decode(picture, crop.denominator, scaled_box(crop), scratch, decoded)) return true;
-  batch.damaged[crop.picture] = 1;
+  mark_damaged(batch, crop.picture);
   return false;
 }
 
@@ -190,7 +194,7 @@ void make_copies(const Batch& batch, std::size_t begin, std::size_t end, Scratch
   }
   Decoded decoded;
   if (!decode(batch.pictures[first.picture], first.denominator, box, scratch, &decoded)) {
-    batch.damaged[first.picture] = 1;
+    mark_damaged(batch, first.picture);
     return;
   }
   for (std::size_t i = begin; i < end; i++) {
@@ -217,6 +221,10 @@ std::vector<std::size_t> group_rows(const Batch& batch) {
   return begins;
 }
 
+bool is_below(int index, std::size_t count) {
+  return index >= 0 && static_cast<std::size_t>(index) < count;
+}
+
 void make_group(const Batch& batch, std::size_t begin, std::size_t end, Scratch* scratch) {
   if (batch.rows[begin].second >= 0) {
     make_mixed(batch, batch.rows[begin], scratch);
@@ -227,6 +235,41 @@ void make_group(const Batch& batch, std::size_t begin, std::size_t end, Scratch*
 }
 
 }  // namespace
+
+const char* find_mistake(const Batch& batch) {
+  for (std::size_t i = 0; i < batch.num_crops; i++) {
+    const Crop& crop = batch.crops[i];
+    if (!is_below(crop.picture, batch.pictures.size())) return "a crop of no picture";
+    const Picture& picture = batch.pictures[crop.picture];
+    if (crop.top < 0 || crop.left < 0 || crop.height < 1 || crop.width < 1 ||
+        crop.denominator < 1 || crop.kernel < 0 || crop.kernel > 4) {
+      return "a crop that cannot be";
+    }
+    if (picture.height != 0 && (crop.height > picture.height - crop.top ||
+                                crop.width > picture.width - crop.left)) {
+      return "a crop beyond its pixels";
+    }
+  }
+  for (std::size_t i = 0; i < batch.num_rows; i++) {
+    const Row& row = batch.rows[i];
+    if (!is_below(row.slot, batch.num_slots)) return "a row beyond the batch";
+    if (!is_below(row.first, batch.num_crops)) return "a row of no crop";
+    if (row.second >= 0 && !is_below(row.second, batch.num_crops)) return "a row of no crop";
+    if (row.operations_begin < 0 || row.operations_begin > row.operations_end ||
+        static_cast<std::size_t>(row.operations_end) > batch.num_operations) {
+      return "a row of no operations";
+    }
+  }
+  for (std::size_t i = 0; i < batch.num_operations; i++) {
+    const Operation& operation = batch.operations[i];
+    const double table = operation.values[0];
+    if (static_cast<Code>(operation.code) == Code::kTable &&
+        !(table >= 0 && table < static_cast<double>(batch.num_tables))) {
+      return "an operation of no table";
+    }
+  }
+  return nullptr;
+}
 
 void make_batch(const Batch& batch, int threads) {
   const std::vector<std::size_t> begins = group_rows(batch);
@@ -243,9 +286,10 @@ void make_batch(const Batch& batch, int threads) {
     }
   };
   std::vector<std::thread> workers;
+  workers.reserve(threads);
   try {
     for (int i = 1; i < threads; i++) workers.emplace_back(work, i);
-  } catch (const std::system_error&) {
+  } catch (...) {
     // No more threads are to be had: those that run do the work.
   }
   work(0);

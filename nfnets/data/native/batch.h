@@ -43,13 +43,17 @@ struct Batch {
   std::vector<Picture> pictures;
   const Crop* crops;
   const Row* rows;
-  std::size_t num_rows;
   const Operation* operations;
-  const std::uint8_t* tables;  // [n, 256, 3]
-  int size;                    // S
-  std::uint8_t* images;        // [B, S, S, 3]
-  std::int32_t* damaged;       // per picture: set to 1 where it cannot be decoded
+  const std::uint8_t* tables;  // [num_tables, 256, 3]
+  std::size_t num_crops, num_rows, num_operations, num_tables;
+  std::size_t num_slots;  // B
+  int size;               // S
+  std::uint8_t* images;   // [B, S, S, 3]
+  std::int32_t* damaged;  // per picture: set to 1 where it cannot be decoded
 };
+
+// What is wrong with the numbers of a batch, which come from Python; null if nothing is.
+const char* find_mistake(const Batch& batch);
 
 // Makes every row. Neighbouring rows of one picture share its decode. The result does
 // not depend on the number of threads.

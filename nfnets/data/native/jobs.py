@@ -169,6 +169,12 @@ def make_jobs(
     )
 
 
+def has_layouts_of(module: Any) -> bool:
+    """Whether the compiled module reads the arrays as they are here."""
+    sizes = (module.CROP_BYTES, module.ROW_BYTES, module.OPERATION_BYTES)
+    return sizes == (CROP.itemsize, ROW.itemsize, OPERATION.itemsize)
+
+
 def _buffer(data: Any) -> Any:
     return np.ascontiguousarray(data) if isinstance(data, np.ndarray) else data
 

@@ -4,6 +4,7 @@
 #include <csetjmp>
 #include <cstdio>
 #include <cstring>
+#include <exception>
 
 #include <jpeglib.h>
 
@@ -139,14 +140,21 @@ bool decode_window_by_libjpeg(const std::uint8_t* data, std::size_t size, int de
   decoder.scale_denom = denominator;
   jpeg_start_decompress(&decoder);
   const int bottom = box.top + box.height, right = box.left + box.width;
-  if (bottom > static_cast<int>(decoder.output_height) ||
+  if (box.top < 0 || box.left < 0 || box.height < 1 || box.width < 1 ||
+      bottom > static_cast<int>(decoder.output_height) ||
       right > static_cast<int>(decoder.output_width)) {
     leave(reinterpret_cast<j_common_ptr>(&decoder));
   }
   JDIMENSION left = 0;
   crop_columns(&decoder, box, &left);
   const std::size_t pitch = static_cast<std::size_t>(decoder.output_width) * 4;
-  buffer->resize(pitch * box.height + kSlack);
+  bool fits = true;
+  try {
+    buffer->resize(pitch * box.height + kSlack);
+  } catch (const std::exception&) {
+    fits = false;
+  }
+  if (!fits) leave(reinterpret_cast<j_common_ptr>(&decoder));
   read_rows(&decoder, box, buffer->data(), pitch);
   if (decoder.output_scanline == decoder.output_height) {
     jpeg_finish_decompress(&decoder);  // which notices what is left over

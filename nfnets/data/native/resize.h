@@ -8,7 +8,7 @@
 
 namespace nfnets {
 
-// The numbers are part of the interface with Python (native/__init__.py).
+// The numbers are part of the interface with Python (native/jobs.py).
 enum class Kernel : std::int32_t {
   kBilinearAntialias = 0,  // Pillow's, to the bit
   kBicubicAntialias = 1,
