@@ -211,6 +211,18 @@ def test_pad_and_crop_shifts_evenly():
     assert ((counts - 200) ** 2 / 200).sum() < 51
 
 
+def test_pad_draws_the_row_first_and_0_moves_down_and_right():
+    """Pinned: another convention would change what a resumed run sees."""
+
+    class Drawn:
+        def __init__(self, *numbers: float) -> None:
+            self.random = iter(numbers).__next__
+
+    config = plain_augment(crop="pad", crop_pad=2)
+    assert draw_crop(Drawn(0.0, 0.5, 0.9), 6, 6, config, 6).shift == (2, 0)
+    assert draw_crop(Drawn(0.99, 0.2, 0.9), 6, 6, config, 6).shift == (-2, 1)
+
+
 def test_pad_wider_than_the_image_is_harmless():
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -84,8 +84,8 @@ def draw_crop(
 
 def _draw_shift(rng: np.random.Generator, pad: int) -> tuple[int, int]:
     """He et al. 2016, Sec. 4.2 (CIFAR-10): uniform on -pad..pad per axis."""
-    shift_y = int(rng.random() * (2 * pad + 1)) - pad
-    return shift_y, int(rng.random() * (2 * pad + 1)) - pad
+    shift_y = pad - int(rng.random() * (2 * pad + 1))
+    return shift_y, pad - int(rng.random() * (2 * pad + 1))
 
 
 def _denominator(box: crops.Box, image_size: int) -> int:
