@@ -118,7 +118,10 @@ NFNETS_DISPATCH(read_mcus, (Scan* scan, bool is_above, bool* is_good),
 
 bool is_at_end(Scan* scan) {
   refill(&scan->bits);
-  return scan->bits.count - scan->source.padding < 8;
+  const std::uint8_t *at = scan->bits.at, *end = scan->source.end;
+  while (end - at > 2 && at[0] == 0xFF && at[1] == 0xFF) at++;  // fill bytes
+  const bool is_marked = end - at >= 2 && at[0] == 0xFF && at[1] == 0xD9;
+  return is_marked && scan->bits.count - scan->source.padding < 8;
 }
 
 }  // namespace nfnets

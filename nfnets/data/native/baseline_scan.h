@@ -45,8 +45,8 @@ void start_bits(const std::uint8_t* at, Scan* scan);
 // it. Sets *is_good to whether libjpeg would neither fail nor warn.
 void read_mcus_fast(Scan* scan, bool is_above, bool* is_good);
 
-// After the picture's last MCU: whether nothing but the padding of the last byte is left.
-// Where there is more, some MCU before was read wrongly.
+// After the picture's last MCU: whether nothing but the padding of the last byte is left
+// before the mark of the end. Where there is more, some MCU before was read wrongly.
 bool is_at_end(Scan* scan);
 
 }  // namespace nfnets
