@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
     config.init_from = config_dict.placeholder(str)
     config.dtype = "float32"
     config.num_epochs = 25.0
+    config.min_steps = 0
     config.batch_size = 64
     config.accumulation_steps = 1
     config.seed = 0
@@ -40,6 +41,7 @@ def get_config() -> ConfigDict:
     config.bce_target_threshold = config_dict.placeholder(float)
     config.bce_sum_classes = False
     config.ema_decay = 0.99
+    config.ema_first_update = 0
     config.log_every_steps = 20
     config.checkpoint_every_steps = 100
     config.max_nonfinite_steps = 20
@@ -52,6 +54,7 @@ def get_config() -> ConfigDict:
     config.data.holdout = 0
     config.data.num_classes = config_dict.placeholder(int)  # None: the data's
     config.data.reference_classes = 10
+    config.data.label_sets = config_dict.placeholder(str)
     config.data.class_map = config_dict.placeholder(str)
     config.data.max_damaged = 0.0
     config.data.threads = 1
@@ -86,19 +89,34 @@ def get_config() -> ConfigDict:
     config.augment.erase_count = 1
 
     config.optim = ConfigDict()
+    config.optim.name = "sgd"
     config.optim.schedule = "cosine"
     config.optim.lr_per_256 = 0.4
     config.optim.lr_end = 0.0
     config.optim.decay_rate = config_dict.placeholder(float)
     config.optim.decay_epochs = config_dict.placeholder(float)
+    config.optim.decay_clock = "after_warmup"
     config.optim.warmup_epochs = 2.0
     config.optim.momentum = 0.9
     config.optim.nesterov = True
+    config.optim.rms_decay = config_dict.placeholder(float)
+    config.optim.rms_eps = config_dict.placeholder(float)
     config.optim.weight_decay = 2e-5
     config.optim.no_decay = (r"(scale|gain|bias\w*)$",)
     config.optim.agc_clipping = 0.08
     config.optim.agc_eps = 1e-3
     config.optim.no_clip = (r"^head/kernel$",)
+
+    config.progressive = ConfigDict()
+    config.progressive.stages = 1  # off
+    config.progressive.order = "increasing"
+    config.progressive.random_epochs = config_dict.placeholder(float)
+    config.progressive.skip_first_size = False
+    config.progressive.image_size = config_dict.placeholder(int)
+    config.progressive.randaugment_magnitude = config_dict.placeholder(float)
+    config.progressive.mixup_alpha = config_dict.placeholder(float)
+    config.progressive.cutmix_alpha = config_dict.placeholder(float)
+    config.progressive.drop_rate = config_dict.placeholder(float)
 
     config.sam = ConfigDict()
     config.sam.rho = 0.0

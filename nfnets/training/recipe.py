@@ -21,6 +21,7 @@ from nfnets.training.recipe_parts import (
     DataConfig,
     EvalConfig,
     OptimConfig,
+    ProgressiveConfig,
     SamConfig,
 )
 from nfnets.training.typed_config import from_mapping
@@ -60,6 +61,7 @@ class Recipe:
         starts from random ones.
       dtype: of convolutions and activations; parameters stay float32.
       num_epochs: passes over the training images, may be fractional.
+      min_steps: the run is at least so long, whatever ``num_epochs`` gives.
       batch_size: images per optimizer step, over all devices and micro-batches.
       accumulation_steps: micro-batches a step is split into, to save memory.
       seed: of initialisation, data order, augmentation, dropout.
@@ -73,6 +75,8 @@ class Recipe:
         undoes smoothing; [0, 1); None keeps the mixed, smoothed targets.
       bce_sum_classes: whether ``bce`` is summed over the classes; the mean otherwise.
       ema_decay: cap of the averaging decay; None keeps no average.
+      ema_first_update: n of the first update in the averaging decay's ramp,
+        min(ema_decay, (1 + n) / (10 + n)): 0 in NFNet's code, 1 in EfficientNetV2's.
       log_every_steps: steps per row of ``metrics.jsonl``.
       checkpoint_every_steps: steps between checkpoints.
       max_nonfinite_steps: stop after this many skipped updates in a row.
@@ -88,6 +92,7 @@ class Recipe:
     init_from: str | None
     dtype: Literal["float32", "bfloat16"]
     num_epochs: float
+    min_steps: int
     batch_size: int
     accumulation_steps: int
     seed: int
@@ -99,6 +104,7 @@ class Recipe:
     bce_target_threshold: float | None
     bce_sum_classes: bool
     ema_decay: float | None
+    ema_first_update: int
     log_every_steps: int
     checkpoint_every_steps: int
     max_nonfinite_steps: int
@@ -106,6 +112,7 @@ class Recipe:
     data: DataConfig
     augment: AugmentConfig
     optim: OptimConfig
+    progressive: ProgressiveConfig
     sam: SamConfig
     eval: EvalConfig
 
@@ -169,8 +176,9 @@ class Recipe:
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run, at least 1."""
-        return max(1, int(self.data.num_train * self.num_epochs // self.batch_size))
+        """Optimizer steps of the whole run, at least ``min_steps`` and at least 1."""
+        steps = int(self.data.num_train * self.num_epochs // self.batch_size)
+        return max(1, self.min_steps, steps)
 
     @property
     def warmup_steps(self) -> float:

@@ -107,6 +107,8 @@ def _rates(recipe: Recipe) -> dict[str, float | None]:
 def _not_negative(recipe: Recipe) -> dict[str, float]:
     return {
         "seed": recipe.seed,
+        "min_steps": recipe.min_steps,
+        "ema_first_update": recipe.ema_first_update,
         "data.holdout": recipe.data.holdout,
         "optim.lr_end": recipe.optim.lr_end,
         "optim.warmup_epochs": recipe.optim.warmup_epochs,

@@ -23,6 +23,9 @@ class DataConfig:
         takes the source's own number (``Recipe.for_source``).
       reference_classes: classes of the data the recipe was written for; ``Recipe`` goes
         by it where ``num_classes`` is None and no source is opened, as in a dry run.
+      label_sets: file that gives each class of the data its set of labels, so that an
+        image has several, as in ImageNet-21k (``nfnets.data.label_sets``); None leaves
+        each image the label it has.
       class_map: file that maps folder names to labels; None sorts the names.
       max_damaged: share of the images seen, in [0, 1], that may be damaged before a run
         stops (never before 10 are).
@@ -38,6 +41,7 @@ class DataConfig:
     holdout: int
     num_classes: int | None
     reference_classes: int
+    label_sets: str | None
     class_map: str | None
     max_damaged: float
     threads: int
@@ -47,17 +51,25 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """SGD with momentum, AGC and masked weight decay (NFNets, App. A).
+    """The optimizer, with AGC and masked weight decay, and its schedule.
 
     Attributes:
-      schedule: ``cosine`` or ``exponential``, both after the warmup.
+      name: ``sgd`` with momentum (NFNets, App. A), or ``rmsprop`` as TensorFlow 1 has
+        it (EfficientNet): the second moment starts at 1, epsilon is inside the root,
+        the learning rate inside the momentum.
+      schedule: ``cosine``, ``exponential`` or ``constant``, after the warmup.
       lr_per_256: peak learning rate for a batch of 256; it scales with the batch.
       lr_end: learning rate at the last step of ``cosine``.
-      decay_rate: factor of ``exponential``, in (0, 1]; None with ``cosine``.
-      decay_epochs: epochs per factor of ``exponential``; None with ``cosine``.
+      decay_rate: factor of ``exponential``, in (0, 1]; None with the others.
+      decay_epochs: epochs per factor of ``exponential``; None with the others.
+      decay_clock: when the schedule's clock starts: ``after_warmup`` (NFNets), or at
+        the first step, ``start``, so that the warmup hides its beginning; the warmup
+        is whole steps then (EfficientNet's code).
       warmup_epochs: linear warmup from 0, in epochs.
       momentum: in [0, 1).
-      nesterov: whether the momentum is Nesterov's.
+      nesterov: whether the momentum is Nesterov's; not with ``rmsprop``.
+      rms_decay: decay of the second moment of ``rmsprop``, [0, 1); None with ``sgd``.
+      rms_eps: epsilon of ``rmsprop``, inside the root; None with ``sgd``.
       weight_decay: coupled L2 coefficient, added after clipping; None takes the model
         variant's.
       no_decay: regexes on "a/b/kernel" paths of parameters that are not decayed.
@@ -66,19 +78,56 @@ class OptimConfig:
       no_clip: regexes on paths of parameters that AGC leaves alone.
     """
 
-    schedule: Literal["cosine", "exponential"]
+    name: Literal["sgd", "rmsprop"]
+    schedule: Literal["cosine", "exponential", "constant"]
     lr_per_256: float
     lr_end: float
     decay_rate: float | None
     decay_epochs: float | None
+    decay_clock: Literal["after_warmup", "start"]
     warmup_epochs: float
     momentum: float
     nesterov: bool
+    rms_decay: float | None
+    rms_eps: float | None
     weight_decay: float | None
     no_decay: tuple[str, ...]
     agc_clipping: float | None
     agc_eps: float
     no_clip: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgressiveConfig:
+    """Progressive learning (EfficientNetV2, Sec. 4 and Algorithm 1), for any network.
+
+    Training has stages of equal length. Image size and regularisation go linearly from
+    the values here in the first stage to the recipe's own in the last; what is None
+    here stays at the recipe's own value throughout.
+
+    Attributes:
+      stages: M, their number; 1 switches progressive learning off.
+      order: ``increasing`` (the paper's method), or ``random``, the paper's comparison:
+        every ``random_epochs`` one of the M settings is drawn from ``seed``.
+      random_epochs: epochs per draw of ``random``, 8 in the paper; None otherwise.
+      skip_first_size: whether the sizes are the last M of M + 1 equally spaced ones, as
+        in the released code, so that no stage has the first size.
+      image_size: S_0, pixels in the first stage.
+      randaugment_magnitude: in the first stage, out of 10.
+      mixup_alpha: in the first stage; 0 for none.
+      cutmix_alpha: in the first stage; 0 for none.
+      drop_rate: in the first stage, [0, 1).
+    """
+
+    stages: int
+    order: Literal["increasing", "random"]
+    random_epochs: float | None
+    skip_first_size: bool
+    image_size: int | None
+    randaugment_magnitude: float | None
+    mixup_alpha: float | None
+    cutmix_alpha: float | None
+    drop_rate: float | None
 
 
 @dataclasses.dataclass(frozen=True)

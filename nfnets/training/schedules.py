@@ -65,7 +65,7 @@ def ema_ramp(decay: float, step: jax.typing.ArrayLike) -> jax.Array:
 
     Args:
       decay: cap, in [0, 1).
-      step: the 0-based step whose result is averaged in.
+      step: number of the update that is averaged in, from 0 or 1 by code.
     """
     step = jnp.asarray(step, jnp.float32)
     return jnp.minimum(decay, (1 + step) / (10 + step))

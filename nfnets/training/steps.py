@@ -223,7 +223,7 @@ def _update(
     params = optax.apply_updates(state.params, updates)
     updated = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
     if recipe.ema_decay is not None:
-        decay = ema_ramp(recipe.ema_decay, state.step)
+        decay = ema_ramp(recipe.ema_decay, state.step + recipe.ema_first_update)
         average = optax.incremental_update(
             (params, batch_stats),
             (state.ema_params, state.ema_batch_stats),
