@@ -62,6 +62,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=[
+        "effnetv2",
         "nfnets",
         "nfnets.benchmark",
         "nfnets.data",

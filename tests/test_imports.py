@@ -19,7 +19,7 @@ MODEL_PARTS = (
     "nfnets.resnet_blocks",
 )
 OWN = ("nfnets", "effnetv2", "resnet_rs", "experiments", "tests")
-MODULES = sorted(ROOT.glob("nfnets/**/*.py"))
+MODULES = sorted([*ROOT.glob("nfnets/**/*.py"), *ROOT.glob("effnetv2/**/*.py")])
 
 
 def module_name(path: Path) -> str:

@@ -143,7 +143,8 @@ def recipe_fields():
 def attributes_read():
     """Attribute names loaded anywhere outside the declarations' range checks."""
     names = set()
-    for path in [*ROOT.glob("nfnets/**/*.py"), *ROOT.glob("experiments/*.py")]:
+    patterns = ("nfnets/**/*.py", "effnetv2/**/*.py", "experiments/*.py")
+    for path in [path for pattern in patterns for path in ROOT.glob(pattern)]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("check"):
