@@ -215,18 +215,22 @@ class SqueezeExcite(nn.Module):
     """Channel gate from globally pooled features (SE-Nets; NFNets, Appendix C).
 
     [N, H, W, C] -> [N, 1, 1, features], values in (0, 1); the caller multiplies.
+    ``activation`` is that of the hidden layer.
     """
 
     hidden: int
     features: int
     dtype: DTypeLike = jnp.float32
+    activation: Callable[[Array], Array] = nn.relu
+    kernel_init: Callable[..., Array] = linear_init
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns the gate."""
         h = jnp.mean(x, axis=(1, 2))  # [N, C]
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=linear_init)
-        h = nn.relu(dense(self.hidden, name="reduce")(h))
+        init = self.kernel_init
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=init)
+        h = self.activation(dense(self.hidden, name="reduce")(h))
         h = nn.sigmoid(dense(self.features, name="expand")(h))
         return h[:, None, None, :]  # [N, 1, 1, features]
 
@@ -235,10 +239,12 @@ class StochasticDepth(nn.Module):
     """Drops the residual branch of single examples in training (Huang et al., 2016).
 
     As in the official NFNets, survivors are not rescaled by 1 / (1 - rate), so the
-    expectation differs between training and evaluation. Rate 0 draws nothing.
+    expectation differs between training and evaluation; with ``rescale`` they are, as
+    in EfficientNet. Rate 0 draws nothing.
     """
 
     rate: float
+    rescale: bool = False
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -247,7 +253,8 @@ class StochasticDepth(nn.Module):
             return x
         key = self.make_rng("stochastic_depth")
         shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        return x * jax.random.bernoulli(key, 1.0 - self.rate, shape).astype(x.dtype)
+        kept = jax.random.bernoulli(key, 1.0 - self.rate, shape).astype(x.dtype)
+        return x * (kept / (1.0 - self.rate) if self.rescale else kept)
 
 
 def sow_probe(module: nn.Module, name: str, value: Callable[[], Array]) -> None:

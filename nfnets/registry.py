@@ -25,6 +25,7 @@ FAMILIES: tuple[str, ...] = (
     "nfnets.nf_resnet",
     "nfnets.nf_regnet",
     "nfnets.resnet_baselines",
+    "effnetv2.model",
 )
 
 

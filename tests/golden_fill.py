@@ -50,3 +50,35 @@ def golden_images(size: int, batch: int = 2) -> np.ndarray:
     """Standard normal noise, float32 [batch, size, size, 3]."""
     generator = np.random.RandomState(0)
     return generator.standard_normal((batch, size, size, 3)).astype(np.float32)
+
+
+def timm_arrays(
+    shapes: Mapping[str, Sequence[int]], gain: float = 1.0
+) -> dict[str, np.ndarray]:
+    """All arrays of a state dict of timm, whose names and shapes (torch's) are given.
+
+    Args:
+      shapes: of the whole state dict; a bias beside running averages is a norm's.
+      gain: scales kernels and matrices, beside 1/sqrt(fan_in).
+    """
+    arrays = {}
+    for name, shape in shapes.items():
+        module, _, leaf = name.rpartition(".")
+        generator = np.random.RandomState(zlib.crc32(name.encode()))
+        noise = np.asarray(generator.standard_normal(shape))
+        if leaf == "num_batches_tracked":
+            noise = np.zeros(shape)
+        elif leaf == "running_mean":
+            noise = 0.1 * noise
+        elif leaf == "running_var":
+            noise = 1.0 + 0.1 * np.abs(noise)
+        elif leaf == "weight" and len(shape) > 1:
+            noise = gain * noise / np.sqrt(math.prod(shape[1:]))
+        elif leaf == "weight":
+            noise = 1.0 + 0.1 * noise
+        elif leaf == "bias":
+            noise = noise * (0.1 if f"{module}.running_mean" in shapes else 0.05)
+        else:
+            raise ValueError(f"no rule for {name}")
+        arrays[name] = np.asarray(noise, np.float32)
+    return arrays

@@ -31,6 +31,13 @@ BASELINES = [
 ] + [f"fixup_resnet{n}" for n in (50, 101, 152, 200, 288, 600)]
 
 
+EFFICIENTNETS = [
+    *(f"effnetv2_{v}" for v in ("b0", "b1", "b2", "b3", "s", "m", "l", "xl")),
+    *(f"effnet_b{i}" for i in range(9)),
+    "effnet_l2",
+]
+
+
 def golden_macs(counts, name, size):
     return counts[name]["macs"][str(size)]
 
@@ -98,6 +105,45 @@ def test_baseline_macs_by_hand(name):
     assert count_macs(name) == macs + 2048 * 1000
 
 
+@pytest.mark.parametrize("name", EFFICIENTNETS)
+def test_efficientnet_parameters_blocks_and_macs(name, golden):
+    expected, row = golden("effnetv2_counts")[name], get_variant(name)
+    assert row.eval_size == expected["eval_size"]
+    counts = count(create_model(name, num_classes=1000), row.eval_size)
+    assert counts.params == expected["params"]
+    assert round(counts.macs / 1e9, 4) == expected["gmacs"]
+    family = importlib.import_module(family_of(name))
+    assert len(family.blocks(row, 0.0)) == expected["blocks"]
+
+
+def test_rule_of_90_percent_matters_for_v1_b3(golden):
+    """16 channels times 1.2 are 24 in the original code, 16 in V2's."""
+    assert golden("effnetv2_counts")["effnet_b3"]["params"] == 12_233_232
+    model = create_model("effnet_b3", num_classes=1000, round_up_limit=False)
+    assert count_params_of(model) == 12_227_212
+
+
+@pytest.mark.parametrize(
+    ("policy", "overrides"),
+    [
+        ("fit", {}),
+        ("keep_kernel_drop_se", {"fused_kernel": "keep", "fused_se": "drop"}),
+    ],
+)
+@pytest.mark.parametrize("last", ["3", "5", "7"])
+def test_fused_b4_counts_as_by_hand(last, policy, overrides, golden):
+    fused = golden("effnetv2_counts")["fused"]
+    name = f"effnet_b4_fused_1_{last}"
+    counts = count(create_model(name, num_classes=1000, **overrides), 380)
+    params, gmacs = fused[policy][last]
+    assert round(counts.params / 1e6, 2) == params
+    assert counts.macs / 1e9 == pytest.approx(gmacs, abs=0.05)
+    if policy == "fit":
+        paper_params, paper_flops = fused["paper"][last]
+        assert counts.params / 1e6 == pytest.approx(paper_params, rel=0.01)
+        assert counts.macs / 1e9 == pytest.approx(paper_flops, rel=0.035)
+
+
 def test_macs_at_other_sizes(golden):
     counts = golden("nfnet_counts")
     assert count_macs("nfnet_f0", 192) == golden_macs(counts, "nfnet_f0", 192)
@@ -113,6 +159,10 @@ def test_every_variant_has_a_golden_row(golden):
     assert set(list_models("nf*")) == ours | {"nf_seresnet288", "nf_seresnet600"}
     kinds = ("dm_*", "skipinit_*", "fixup_*")
     assert {name for kind in kinds for name in list_models(kind)} == set(BASELINES)
+    efficientnets = set(golden("effnetv2_counts")) - {"_source", "fused"}
+    assert efficientnets == set(EFFICIENTNETS)
+    fused = {f"effnet_b4_fused_1_{last}" for last in (3, 5, 7)}
+    assert set(list_models("effnet*")) == efficientnets | fused
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,23 @@ ROWS = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| (\d+) \|", README, re
 FRACTIONAL = {"nf_regnet_b2", "nf_regnet_b5", "nf_regnet_b6", "nf_regnet_b7"}
 
 
+def efficientnet_row(model, golden):
+    """Parameters, GMACs and size as the table should show them."""
+    counts = golden("effnetv2_counts")
+    name, _, last = model.partition("_fused_1_")
+    if last:
+        params, macs = counts["fused"]["fit"][last]
+    else:
+        params, macs = counts[name]["params"] / 1e6, counts[name]["gmacs"]
+    return f"{params:.2f}", f"{macs:.2f}", str(counts[name]["eval_size"])
+
+
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
 def test_readme_table_shows_the_official_numbers(golden, row):
     model, params, macs, image_size = row
+    if model.startswith("effnet"):
+        assert (params, macs, image_size) == efficientnet_row(model, golden)
+        return
     counts = golden("nfnet_counts").get(model)
     if counts is None:  # the official repository has no SE form of these depths
         assert model in ("nf_seresnet288", "nf_seresnet600")
@@ -53,6 +67,24 @@ def test_readme_table_shows_the_official_numbers(golden, row):
     assert f"{counts['params'] / 1e6:.2f}" == params
     if "macs" in counts and model not in FRACTIONAL:
         assert f"{counts['macs'][image_size] / 1e9:.2f}" == macs
+
+
+# The tables of google/automl and tensorflow/tpu, and EfficientNetV2's Table 3.
+EFFICIENTNET_TOP1 = {
+    **{"effnetv2_b0": "78.7", "effnetv2_b1": "79.8", "effnetv2_b2": "80.5"},
+    **{"effnetv2_b3": "82.1", "effnetv2_s": "83.9", "effnetv2_m": "85.2"},
+    **{"effnetv2_l": "85.7", "effnetv2_xl": "87.2 (21k)"},
+    **{"effnet_b0": "77.1", "effnet_b1": "79.1", "effnet_b2": "80.1"},
+    **{"effnet_b3": "81.6", "effnet_b4": "82.9", "effnet_b5": "83.6"},
+    **{"effnet_b6": "84.0", "effnet_b7": "84.3", "effnet_b8": "85.5 (AdvProp)"},
+    **{"effnet_b4_fused_1_3": "83.1", "effnet_b4_fused_1_5": "83.1"},
+    **{"effnet_b4_fused_1_7": "81.7", "effnet_l2": ""},
+}
+
+
+def test_readme_shows_the_published_accuracy_of_the_efficientnets():
+    rows = re.findall(r"^\| `(effnet\w+)` \|.*\| *([^|]*?) *\|$", README, re.M)
+    assert dict(rows) == EFFICIENTNET_TOP1
 
 
 def test_readme_table_has_every_model():

@@ -114,6 +114,15 @@ def test_stochastic_depth_drops_whole_examples_and_never_rescales():
     assert per_example[:, 0].mean() == pytest.approx(0.75, abs=0.03)
 
 
+def test_stochastic_depth_with_rescaling_keeps_the_expectation():
+    layer = StochasticDepth(0.25, rescale=True)
+    x = jnp.ones((4000, 2, 3))
+    y = layer.apply({}, x, train=True, rngs={"stochastic_depth": jax.random.key(0)})
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert y.mean() == pytest.approx(1, abs=0.03)
+    assert (layer.apply({}, x, train=False) == x).all()
+
+
 def test_stochastic_depth_is_the_identity_in_evaluation_and_draws_nothing_at_rate_0():
     x = normal(0, 2, 3)
     assert (StochasticDepth(0.5).apply({}, x, train=False) == x).all()
@@ -131,6 +140,15 @@ def test_squeeze_excite_by_hand():
     hidden = 0.5 + 2.0 - 1.0
     expected = 1 / (1 + np.exp([-hidden, hidden - 0.5]))
     np.testing.assert_allclose(gate[0, 0, 0], expected, rtol=1e-6)
+
+
+def test_squeeze_excite_activates_its_hidden_layer_as_told():
+    x = jnp.ones((1, 2, 2, 1))
+    ones, zero = jnp.ones((1, 1)), jnp.zeros(1)
+    params = {name: {"kernel": ones, "bias": zero} for name in ("reduce", "expand")}
+    gate = SqueezeExcite(1, 1, activation=jax.nn.silu).apply({"params": params}, x)
+    hidden = 1 / (1 + np.exp(-1))  # silu(1)
+    np.testing.assert_allclose(gate, 1 / (1 + np.exp(-hidden)), rtol=1e-6)
 
 
 def test_standardized_weight_has_mean_0_and_variance_gain2_over_fan_in():

@@ -2,5 +2,13 @@
 
 from nfnets.weights.files import load_weights, save_weights
 from nfnets.weights.haiku import convert_haiku, export_haiku
+from nfnets.weights.timm import convert_timm, export_timm
 
-__all__ = ["convert_haiku", "export_haiku", "load_weights", "save_weights"]
+__all__ = [
+    "convert_haiku",
+    "convert_timm",
+    "export_haiku",
+    "export_timm",
+    "load_weights",
+    "save_weights",
+]

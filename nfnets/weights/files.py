@@ -31,6 +31,7 @@ from nfnets.weights.readers import (
     read_npz,
     read_safetensors,
 )
+from nfnets.weights.timm import convert_timm, is_timm
 
 FORMAT_VERSION = 1
 
@@ -133,6 +134,8 @@ def _variables(
         _check_arrays(model_name, arrays, overrides)
         flat = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
         return traverse_util.unflatten_dict(flat, sep="/")
+    if is_timm(arrays):
+        return convert_timm(model_name, arrays, overrides=overrides)
     return convert_haiku(model_name, arrays, overrides=overrides)
 
 
