@@ -82,3 +82,32 @@ def timm_arrays(
             raise ValueError(f"no rule for {name}")
         arrays[name] = np.asarray(noise, np.float32)
     return arrays
+
+
+# variable of a Keras layer -> function of standard normal noise
+_KERAS_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "bias": lambda n: 0.05 * n,
+    "gamma": lambda n: 1.0 + 0.1 * n,
+    "beta": lambda n: 0.1 * n,
+    "moving_mean": lambda n: 0.1 * n,
+    "moving_variance": lambda n: 1.0 + 0.1 * np.abs(n),
+}
+
+
+def keras_arrays(
+    shapes: Mapping[str, Sequence[int]], gain: float = 1.0
+) -> dict[str, np.ndarray]:
+    """All variables of a Keras model, by "<layer>/<variable>"; as `timm_arrays`."""
+    arrays = {}
+    for name, shape in shapes.items():
+        leaf = name.rpartition("/")[2]
+        generator = np.random.RandomState(zlib.crc32(name.encode()))
+        noise = np.asarray(generator.standard_normal(shape))
+        if leaf == "kernel":
+            # A depthwise kernel is [kh, kw, C, 1].
+            fan_in = shape[:2] if len(shape) == 4 and shape[3] == 1 else shape[:-1]
+            noise = gain * noise / np.sqrt(math.prod(fan_in))
+        else:
+            noise = _KERAS_RULES[leaf](noise)
+        arrays[name] = np.asarray(noise, np.float32)
+    return arrays

@@ -74,7 +74,6 @@ CONTENTS = {
     b"<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>": "is a web page",
     b"Not Found": "it begins with b'Not Found'",
     b'{"error": 404}': "it begins with",
-    b"\x89HDF\r\n\x1a\n" + bytes(100): "it begins with",
     bytes(1000): "it begins with",
     b"curl: (22) The requested URL returned error: 404": "it is damaged",
     b"PK\x03\x04 and nothing more": "is not a zip file",
@@ -217,8 +216,10 @@ def test_safetensors_of_something_else(file):
     assert "params/head/bias is missing" in refusal(file(one))
     wrong = safetensors.numpy.save({"params/head/bias": np.ones((2, 2), np.float32)})
     assert "params/head/bias is missing" in refusal(file(wrong))
-    other = safetensors.numpy.save({"model.weight": np.ones(1, np.float32)})
+    other = safetensors.numpy.save({"model/weight": np.ones(1, np.float32)})
     assert f"'{HEAD}' is missing" in refusal(file(other))
+    torch = safetensors.numpy.save({"model.weight": np.ones(1, np.float32)})
+    assert "nfnet_tiny has no weights of timm" in refusal(file(torch))
 
 
 # --- the package ----------------------------------------------------------------------

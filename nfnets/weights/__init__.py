@@ -2,10 +2,12 @@
 
 from nfnets.weights.files import load_weights, save_weights
 from nfnets.weights.haiku import convert_haiku, export_haiku
+from nfnets.weights.keras import convert_keras
 from nfnets.weights.timm import convert_timm, export_timm
 
 __all__ = [
     "convert_haiku",
+    "convert_keras",
     "convert_timm",
     "export_haiku",
     "export_timm",

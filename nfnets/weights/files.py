@@ -23,6 +23,8 @@ from nfnets.errors import UserError
 from nfnets.flops import abstract_variables, count_params_of
 from nfnets.registry import create_model, get_variant
 from nfnets.weights.haiku import convert_haiku
+from nfnets.weights.hdf5 import read_hdf5, read_keras_archive
+from nfnets.weights.keras import convert_keras, is_keras
 from nfnets.weights.matching import check_names
 from nfnets.weights.pickles import read_pickle
 from nfnets.weights.readers import (
@@ -46,10 +48,10 @@ def load_weights(
 ) -> dict[str, Any]:
     """The variables of a model out of a file, whatever the file is called.
 
-    Reads the official Haiku files, which are pickles (without running them), real
-    ``.npz`` files and ``.safetensors``, with official names or ours. The number of
-    classes is that of the file. If ``NAME.json`` lies beside ``NAME.safetensors``, the
-    file must be the one that it describes.
+    Reads the official Haiku files, which are pickles (without running them), Keras's
+    files, and real ``.npz`` files and ``.safetensors`` with official names, timm's,
+    Keras's or ours. The number of classes is that of the file. If ``NAME.json`` lies
+    beside ``NAME.safetensors``, the file must be the one that it describes.
 
     Args:
       model_name: one of ``registry.list_models()``.
@@ -65,15 +67,22 @@ def load_weights(
     """
     get_variant(model_name, **overrides)  # raises for unknown names
     file = _local(path)
-    match kind_of(file):
+    kind = kind_of(file)
+    match kind:
         case "pickle":
             arrays = read_pickle(_read_bytes(file), str(file))
         case "npz":
             arrays = read_npz(file, _max_bytes(model_name, overrides))
+        case "hdf5":
+            arrays = read_hdf5(file, _max_bytes(model_name, overrides))
+        case "keras":
+            arrays = read_keras_archive(file, _max_bytes(model_name, overrides))
         case "safetensors":
             _check_description(file, model_name)
             arrays = read_safetensors(file)
     try:
+        if kind in ("hdf5", "keras"):
+            return convert_keras(model_name, arrays, overrides=overrides)
         return _variables(model_name, arrays, overrides)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
@@ -134,6 +143,8 @@ def _variables(
         _check_arrays(model_name, arrays, overrides)
         flat = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
         return traverse_util.unflatten_dict(flat, sep="/")
+    if is_keras(arrays):
+        return convert_keras(model_name, arrays, overrides=overrides)
     if is_timm(arrays):
         return convert_timm(model_name, arrays, overrides=overrides)
     return convert_haiku(model_name, arrays, overrides=overrides)

@@ -24,7 +24,7 @@ from nfnets.weights.arrays import (
     plain_array,
 )
 
-Kind = Literal["pickle", "npz", "safetensors"]
+Kind = Literal["pickle", "npz", "safetensors", "hdf5", "keras"]
 
 
 def kind_of(path: Path) -> Kind:
@@ -46,8 +46,11 @@ def kind_of(path: Path) -> Kind:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     if head[8:9] == b"{":  # after the length of the header
         return "safetensors"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
     if head.startswith(b"PK\x03\x04"):
-        return "npz"
+        # The name of the first member comes after 30 bytes.
+        return "keras" if head[30:].startswith(b"metadata.json") else "npz"
     if head[:1] in (b"\x80", b"(", b"}", b"c"):  # protocols 2 and later; 0 and 1
         return "pickle"
     raise UserError(_no_weights(path, head))
@@ -61,7 +64,7 @@ def _no_weights(path: Path, head: bytes) -> str:
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<error")):
         return f"{path} is a web page, not the weights; download the file itself"
     return (
-        f"{path} is neither .safetensors, nor .npz, nor a pickle of arrays (it begins "
+        f"{path} is neither .safetensors, .npz, .h5, nor a pickle of arrays (it begins "
         f"with {head[:16]!r}); download it again"
     )
 

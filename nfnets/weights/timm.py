@@ -6,9 +6,7 @@ timm (``pytorch-image-models``) keeps kernels as [O, I, kh, kw] and matrices as
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,22 +17,7 @@ from nfnets.errors import UserError
 from nfnets.flops import abstract_variables
 from nfnets.registry import create_model, get_variant
 from nfnets.weights.matching import check_names
-
-Path = tuple[str, ...]  # collection, modules, parameter: ("params", "head", "kernel")
-Modules = Mapping[
-    str, str
-]  # our submodule path, joined by "/", to timm's; in its order
-
-
-@dataclasses.dataclass(frozen=True)
-class TimmNames:
-    """How timm names the modules of one family."""
-
-    before: Modules  # the blocks
-    block: str  # format of a block's prefix, of ``stage`` and ``block`` from 0
-    # Of the modules inside a block: the first table that has all of a block's.
-    kinds: tuple[Modules, ...]
-    after: Modules
+from nfnets.weights.module_names import ModuleNames, Path, pair_modules
 
 
 class TimmArray(NamedTuple):
@@ -50,9 +33,9 @@ _SE = {
     "squeeze_excite/reduce": "se.conv_reduce",
     "squeeze_excite/expand": "se.conv_expand",
 }
-_EFFICIENTNET = TimmNames(
+_EFFICIENTNET = ModuleNames(
     before={"stem_conv": "conv_stem", "stem_bn": "bn1"},
-    block="blocks.{stage}.{block}",
+    block=lambda stage, block: f"blocks.{stage}.{block}.",
     kinds=(
         # Fused with expansion 1 ("cn"), for which timm has no SE.
         {**_SE, "project_conv": "conv", "project_bn": "bn1"},
@@ -87,9 +70,8 @@ _EFFICIENTNET = TimmNames(
 )
 
 # Shell pattern of model names -> timm's names; the first that fits.
-_NAMES: dict[str, TimmNames] = {"effnet*": _EFFICIENTNET}
+_NAMES: dict[str, ModuleNames] = {"effnet*": _EFFICIENTNET}
 
-_BLOCK = re.compile(r"stage(\d+)_block(\d+)")
 # Our leaves to timm's, in its order; a kernel and a BatchNorm's scale are its weights.
 _LEAVES = {
     "kernel": "weight",
@@ -165,7 +147,7 @@ def is_timm(arrays: Mapping[str, Any]) -> bool:
     )
 
 
-def _names_of(model_name: str) -> TimmNames:
+def _names_of(model_name: str) -> ModuleNames:
     get_variant(model_name)  # raises for an unknown name
     for pattern, names in _NAMES.items():
         if fnmatch.fnmatchcase(model_name, pattern):
@@ -173,37 +155,16 @@ def _names_of(model_name: str) -> TimmNames:
     raise UserError(f"{model_name} has no weights of timm that we can read")
 
 
-def _timm_arrays(names: TimmNames, flat: Mapping[Path, Any]) -> Iterator[TimmArray]:
+def _timm_arrays(names: ModuleNames, flat: Mapping[Path, Any]) -> Iterator[TimmArray]:
     """Timm's arrays for our flattened variables, in its order."""
-    leaves: dict[str, dict[str, Path]] = {}  # by module, then by leaf
-    for path in flat:
-        leaves.setdefault("/".join(path[1:-1]), {})[path[-1]] = path
-    for module, theirs in _modules(names, leaves):
-        ours = leaves[module]
+    for module, ours in pair_modules(names, flat):
         for leaf, their_leaf in _LEAVES.items():
             if leaf in ours:
                 path, shape = ours[leaf], tuple(flat[ours[leaf]].shape)
-                name = f"{theirs}.{their_leaf}"
+                name = f"{module}.{their_leaf}"
                 yield TimmArray(name, _torch_shape(path, shape), path, shape)
         if "mean" in ours:
-            yield TimmArray(f"{theirs}.{_COUNTER}", (), None, ())
-
-
-def _modules(names: TimmNames, ours: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(our module path, timm's), in timm's order."""
-    yield from names.before.items()
-    blocks: dict[tuple[int, int], set[str]] = {}
-    for module in ours:
-        first, _, inner = module.partition("/")
-        if match := _BLOCK.fullmatch(first):
-            blocks.setdefault((int(match[1]), int(match[2])), set()).add(inner)
-    for (stage, block), modules in sorted(blocks.items()):
-        kind = next(kind for kind in names.kinds if modules <= kind.keys())
-        prefix = names.block.format(stage=stage - 1, block=block)
-        for inner, theirs in kind.items():
-            if inner in modules:
-                yield f"stage{stage}_block{block}/{inner}", f"{prefix}.{theirs}"
-    yield from names.after.items()
+            yield TimmArray(f"{module}.{_COUNTER}", (), None, ())
 
 
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
