@@ -218,18 +218,19 @@ def test_fused_policies():
 
 def test_initial_values():
     """Normal with fan-out, 1 for depthwise; uniform from the number of classes."""
-    model = create_model("effnet_b0", num_classes=1000)
+    stages = ("r1_k3_s2_e6_i32_o112", "r2_k5_s2_e6_i112_o192_se0.25")
+    model = create_model("effnet_b0", num_classes=1000, stages=stages)
     params = init_variables(model, jax.random.key(1))["params"]
     flat = traverse_util.flatten_dict(params, sep="/")
     std = {
         "stem_conv/kernel": (2 / (9 * 32)) ** 0.5,
         "final_conv/kernel": (2 / 1280) ** 0.5,
-        "stage6_block1/expand_conv/kernel": (2 / 1152) ** 0.5,
-        "stage6_block1/project_conv/kernel": (2 / 192) ** 0.5,
-        "stage6_block1/depthwise_conv/kernel": (2 / 25) ** 0.5,
-        "stage2_block1/depthwise_conv/kernel": (2 / 9) ** 0.5,
-        "stage6_block1/squeeze_excite/reduce/kernel": (2 / 48) ** 0.5,
-        "stage6_block1/squeeze_excite/expand/kernel": (2 / 1152) ** 0.5,
+        "stage2_block1/expand_conv/kernel": (2 / 1152) ** 0.5,
+        "stage2_block1/project_conv/kernel": (2 / 192) ** 0.5,
+        "stage2_block1/depthwise_conv/kernel": (2 / 25) ** 0.5,
+        "stage1_block0/depthwise_conv/kernel": (2 / 9) ** 0.5,
+        "stage2_block1/squeeze_excite/reduce/kernel": (2 / 48) ** 0.5,
+        "stage2_block1/squeeze_excite/expand/kernel": (2 / 1152) ** 0.5,
         "head/kernel": (1 / 3) ** 0.5 / 1000**0.5,
     }
     for name, value in std.items():
@@ -308,6 +309,36 @@ def test_training_draws_dropout_and_stochastic_depth(tiny):
     without = model.clone(stochastic_depth_rate=0.0, drop_rate=0.0)
     chex.assert_trees_all_equal(logits(without, 0), logits(without, 1))
     assert (logits(without.clone(drop_rate=0.5), 0) != logits(without, 0)).any()
+
+
+def test_stochastic_depth_divides_what_it_keeps_by_the_blocks_survival(tiny):
+    model, variables = tiny
+    model = model.clone(stochastic_depth_rate=0.8, drop_rate=0.0)
+    images = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
+    names = [b.name for b in blocks(model.variant, 0.8)]
+    _, state = model.apply(
+        variables,
+        images,
+        train=True,
+        rngs={"stochastic_depth": jax.random.key(0)},
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=lambda module, _: (
+            module.name in {*names, "stochastic_depth"}
+        ),
+    )
+    found = state["intermediates"]
+    kept_of = {
+        n: found[n]["stochastic_depth"] for n in names if "stochastic_depth" in found[n]
+    }
+    assert list(kept_of) == [names[i] for i in (0, 1, 3, 6)]
+    for name, captured in kept_of.items():
+        (kept,), survival = captured["__call__"], 1 - 0.8 * names.index(name) / 7
+        ((_, residual),) = found[name]["__call__"]
+        is_kept = np.abs(kept).max(axis=(1, 2, 3)) > 0
+        expected = np.where(is_kept[:, None, None, None], residual / survival, 0)
+        np.testing.assert_allclose(kept, expected, rtol=1e-5)
+        assert is_kept.any()
+        assert is_kept.all() == (name == names[0])
 
 
 def test_probes_of_signal_propagation(tiny):
