@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import tiny_recipe
+from helpers import tiny_recipe, with_changes
 
 from nfnets.training import loop, workdir
 from nfnets.training.loop import train_and_evaluate
@@ -49,6 +49,17 @@ def test_a_run_stopped_while_evaluating_evaluates_when_resumed(
     assert evaluated_steps(tmp_path) == [4, 7]
     steps = [r["step"] for r in workdir.read_rows(tmp_path) if "train/loss" in r]
     assert steps == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_min_steps_go_on_over_the_epochs(recipe, tmp_path):
+    """Half an epoch would be one step; 1437 images make 3.99 steps of 360 an epoch."""
+    longer = with_changes(recipe, num_epochs=0.5, min_steps=9)
+    result = train_and_evaluate(longer, tmp_path, log=str)
+    assert (result.complete, result.step) == (True, 9)
+    rows = [row for row in workdir.read_rows(tmp_path) if "train/loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, 10))
+    assert rows[-1]["epoch"] == pytest.approx(9 * 360 / 1437)
+    assert evaluated_steps(tmp_path) == [4, 8, 9]
 
 
 def test_an_evaluation_that_fails_keeps_what_was_trained(recipe, tmp_path, monkeypatch):

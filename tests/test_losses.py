@@ -46,6 +46,19 @@ def test_soft_targets_by_hand():
     np.testing.assert_allclose(targets, [[0.65, 0.05, 0.25, 0.05]], rtol=1e-6)
 
 
+def test_smoothed_loss_is_effnetv2_s(golden):
+    want = golden("effnetv2_recipe")["softmax_smooth"]
+    hard = np.array(want["labels"])  # all their mass on at most two classes
+    first, second = hard.argmax(axis=1), np.where(hard.max(axis=1) < 1, 0, -1)
+    second = np.where(second < 0, first, second)
+    ratio = jnp.array(hard.max(axis=1), jnp.float32)
+    targets = losses.soft_targets(
+        jnp.array(first), jnp.array(second), ratio, 5, want["ls"]
+    )
+    loss = losses.softmax_cross_entropy(jnp.array(want["logits"]), targets)
+    np.testing.assert_allclose(jnp.mean(loss), want["loss"], rtol=1e-6)
+
+
 def test_cross_entropy_by_hand():
     """Uniform logits over 8 classes cost log 8, whatever the target."""
     loss = losses.softmax_cross_entropy(

@@ -17,6 +17,7 @@ from nfnets.flops import abstract_variables
 from nfnets.registry import create_model
 from nfnets.training.losses import soft_targets, softmax_cross_entropy
 from nfnets.training.optimizer import (
+    clipped_fractions,
     count_units,
     make_optimizer,
     param_groups,
@@ -189,6 +190,72 @@ def test_units_are_counted_per_group(constant_rate):
     }
     unclipped = dataclasses.replace(constant_rate.optim, agc_clipping=None)
     assert count_units(params, unclipped) == {}
+
+
+def rmsprop(**changes):
+    """A recipe of RMSProp at a constant rate of 0.1, for trees of any names."""
+    recipe = recipe_of(
+        "nfnet_f0",
+        batch_size=256,
+        optim__name="rmsprop",
+        optim__schedule="constant",
+        optim__lr_per_256=0.1,
+        optim__warmup_epochs=0.0,
+        optim__nesterov=False,
+        optim__rms_decay=0.9,
+        optim__rms_eps=1e-3,
+        optim__weight_decay=0.0,
+        optim__no_decay=(),
+        optim__agc_clipping=None,
+        optim__no_clip=(),
+    )
+    return with_changes(recipe, **changes)
+
+
+def test_rmsprop_is_tensorflow_1_s(golden):
+    want = golden("effnetv2_recipe")["rmsprop_tf1"]
+    recipe = rmsprop(
+        optim__lr_per_256=want["lr"],
+        optim__rms_decay=want["decay"],
+        optim__rms_eps=want["eps"],
+        optim__momentum=want["momentum"],
+    )
+    params = {"w": jnp.array(want["init"])}
+    tx = make_optimizer(recipe, params)
+    state = tx.init(params)
+    for grad, after in zip(want["grads"], want["params_after"], strict=True):
+        updates, state = tx.update({"w": jnp.array(grad)}, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["w"], after, rtol=1e-6)
+
+
+def test_rmsprop_with_decay_by_hand():
+    """One update: g = 0.2 + 0.5 * w of the kernel, and 0.2 of the bias, w = 3.
+
+    s = 0.9 + 0.1 g^2, and w - 0.1 g / sqrt(s + 0.001).
+    """
+    recipe = rmsprop(optim__weight_decay=0.5, optim__no_decay=("bias$",))
+    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full(2, 3.0)}
+    grads = jax.tree.map(lambda p: jnp.full_like(p, 0.2), params)
+    tx = make_optimizer(recipe, params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    for name, g in (("kernel", 1.7), ("bias", 0.2)):
+        moved = 0.1 * g / np.sqrt(0.9 + 0.1 * g**2 + 1e-3)
+        np.testing.assert_allclose(updates[name], -moved, rtol=1e-6, err_msg=name)
+
+
+def test_rmsprop_clips_before_it_decays_and_says_how_much():
+    """AGC at 0.01 leaves 0.01 of the norm; the decay of 0.5 w comes on top."""
+    recipe = rmsprop(optim__weight_decay=0.5, optim__agc_clipping=0.01)
+    params = {"kernel": jnp.full((4, 2), 3.0)}
+    tx = make_optimizer(recipe, params)
+    grads = {"kernel": jnp.array([[1.0, 1e-4]] * 4)}
+    updates, state = tx.update(grads, tx.init(params), params)
+    g = np.array([0.03 + 1.5, 1e-4 + 1.5])  # per column, of norm 2 and 6
+    moved = 0.1 * g / np.sqrt(0.9 + 0.1 * g**2 + 1e-3)
+    np.testing.assert_allclose(updates["kernel"], [-moved] * 4, rtol=1e-5)
+    fractions = clipped_fractions(state, count_units(params, recipe.optim))
+    assert fractions == {"agc_clipped": 0.5, "agc_clipped/weights": 0.5}
 
 
 def test_pattern_that_matches_nothing_raises():

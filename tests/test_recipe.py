@@ -33,6 +33,12 @@ def test_every_config_is_a_recipe_that_survives_json(name):
         ("batch_size", 0, r"config\.batch_size is 0, it must be positive"),
         ("model", "nfnet_f9", r"unknown model 'nfnet_f9'.*nfnet_f"),
         ("optim.agc_clipping", -0.1, r"config\.optim\.agc_clipping is -0\.1"),
+        ("optim.name", "rmsprop", r"config\.optim\.rms_decay is None.*rmsprop"),
+        ("optim.rms_eps", 0.001, r"config\.optim\.rms_eps is 0\.001, which sgd has no"),
+        ("optim.rms_decay", 1.0, r"config\.optim\.rms_decay is 1\.0.*\[0, 1\)"),
+        ("optim.schedule", "exponential", r"give config\.optim\.decay_rate and"),
+        ("optim.decay_rate", 0.97, r"config\.optim\.decay_rate is 0\.97.*cosine"),
+        ("optim.decay_epochs", 2.4, r"config\.optim\.decay_epochs is 2\.4.*cosine"),
     ],
 )
 def test_bad_values_are_named_by_their_path(path, value, message):
@@ -44,6 +50,51 @@ def test_bad_values_are_named_by_their_path(path, value, message):
     target[last] = value
     with pytest.raises(UserError, match=message):
         Recipe.from_config(config)
+
+
+RMSPROP = {"name": "rmsprop", "nesterov": False, "rms_decay": 0.9, "rms_eps": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (RMSPROP | {"nesterov": True}, r"config\.optim\.nesterov is True.*rmsprop"),
+        (RMSPROP | {"rms_eps": None}, r"config\.optim\.rms_eps is None.*rmsprop"),
+        (RMSPROP | {"rms_eps": 0.0}, r"config\.optim\.rms_eps is 0\.0.*positive"),
+        (
+            {"schedule": "constant", "decay_rate": 0.97},
+            r"config\.optim\.decay_rate is 0\.97, which the schedule constant has not",
+        ),
+        (
+            {"schedule": "constant", "lr_end": 0.1},
+            r"config\.optim\.lr_end is 0\.1, which the schedule constant has not",
+        ),
+        (
+            {"schedule": "exponential", "decay_rate": 1.5, "decay_epochs": 1.0},
+            r"config\.optim\.decay_rate is 1\.5, it must be at most 1",
+        ),
+    ],
+)
+def test_an_optimizer_s_fields_fit_together(changes, message):
+    config = load_config("digits", CONFIG_DIR).to_dict()
+    config["optim"] |= changes
+    with pytest.raises(UserError, match=message):
+        Recipe.from_config(config)
+    config["optim"] |= RMSPROP | {
+        "schedule": "exponential",
+        "decay_rate": 0.97,
+        "decay_epochs": 2.4,
+        "lr_end": 0.0,
+    }
+    assert Recipe.from_config(config).optim.rms_decay == 0.9
+
+
+def test_min_steps_make_a_short_run_longer():
+    """EfficientNetV2's fine-tuning: 15 epochs of CIFAR would be 1464 steps."""
+    recipe = recipe_of("cifar10", batch_size=512, num_epochs=15.0)
+    assert (recipe.data.num_train, recipe.total_steps) == (50000, 1464)
+    assert recipe_of("cifar10", min_steps=10000, batch_size=512).total_steps == 10000
+    assert recipe_of("nfnet_f0", min_steps=10000).total_steps == 112602
 
 
 def test_missing_field_is_named():

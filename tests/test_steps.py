@@ -143,14 +143,18 @@ def test_sam_equals_two_steps_by_hand(warm_recipe, num_devices, accumulation_ste
     assert optax.tree.norm(difference) > 1e-3 * moved  # SAM is not a no-op here
 
 
-def test_average_follows_the_official_ramp(warm_recipe):
-    _, _, state = start(warm_recipe)
+@pytest.mark.parametrize("first", [0, 1])
+def test_average_follows_the_official_ramp(warm_recipe, first):
+    """NFNet's code counts its updates from 0, EfficientNetV2's from 1."""
+    recipe = with_changes(warm_recipe, ema_first_update=first)
+    _, _, state = start(recipe)
     average = state.params
     for step in range(3):
         batches = [batch_of(24, seed) for seed in range(step + 1)]
-        state, _ = run_steps(warm_recipe, batches)
-        decay = float(ema_ramp(0.99, step))
-        assert decay == pytest.approx((1 + step) / (10 + step))
+        state, _ = run_steps(recipe, batches)
+        n = step + first
+        decay = float(ema_ramp(0.99, n))
+        assert decay == pytest.approx((1 + n) / (10 + n))
         average = jax.tree.map(
             lambda a, p, d=decay: d * a + (1 - d) * p, average, state.params
         )

@@ -1,7 +1,8 @@
-"""The optimizer chain of the official NFNet code, assembled from optax transforms.
+"""The optimizer chains of the official codes, assembled from optax transforms.
 
-Order matters: clip the raw gradient, then add the weight decay, then momentum, and
-multiply by the learning rate last, so that it is not accumulated in the momentum.
+Order matters: clip the raw gradient, then add the weight decay. NFNet's ``sgd`` then
+has the momentum, and multiplies by the learning rate last, so that it is not
+accumulated; TensorFlow 1's ``rmsprop``, EfficientNet's, accumulates the product.
 """
 
 from __future__ import annotations
@@ -19,7 +20,11 @@ from nfnets.agc import AdaptiveGradClipState, adaptive_grad_clip, default_unit_a
 from nfnets.errors import UserError
 from nfnets.training.recipe import Recipe
 from nfnets.training.recipe_parts import OptimConfig
-from nfnets.training.schedules import warmup_cosine, warmup_exponential
+from nfnets.training.schedules import (
+    warmup_constant,
+    warmup_cosine,
+    warmup_exponential,
+)
 
 # (decayed, clipped) -> the official code's name of that parameter group.
 GROUP_NAMES = {
@@ -68,6 +73,9 @@ def param_groups(params: Any, optim: OptimConfig) -> Any:
 def learning_rate(recipe: Recipe) -> optax.Schedule:
     """The recipe's schedule, a function of the number of updates made before."""
     optim = recipe.optim
+    start = 0.0 if optim.decay_clock == "start" else None
+    if optim.schedule == "constant":
+        return warmup_constant(recipe.peak_lr, recipe.warmup_steps)
     if optim.schedule == "exponential":
         assert optim.decay_rate is not None  # Recipe.from_config has checked
         assert optim.decay_epochs is not None
@@ -76,12 +84,14 @@ def learning_rate(recipe: Recipe) -> optax.Schedule:
             decay_rate=optim.decay_rate,
             warmup_steps=recipe.warmup_steps,
             decay_steps=optim.decay_epochs * recipe.steps_per_epoch,
+            clock_start=start,
         )
     return warmup_cosine(
         peak=recipe.peak_lr,
         end=optim.lr_end,
         warmup_steps=recipe.warmup_steps,
         total_steps=recipe.total_steps,
+        clock_start=start,
     )
 
 
@@ -108,9 +118,28 @@ def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
     transforms = {name: group_transform(*key) for key, name in GROUP_NAMES.items()}
     return optax.chain(
         optax.partition(transforms, param_groups(params, optim)),
-        optax.trace(decay=optim.momentum, nesterov=optim.nesterov),
-        optax.scale_by_learning_rate(learning_rate(recipe)),
+        *_descent(recipe),
     )
+
+
+def _descent(recipe: Recipe) -> tuple[optax.GradientTransformation, ...]:
+    """What makes an update of the clipped, decayed gradient g.
+
+    ``sgd``: m = momentum * m + g, and -lr * m. ``rmsprop``: s = decay * s +
+    (1 - decay) * g^2 with s = 1 at first, and -m with m = momentum * m +
+    lr * g / sqrt(s + eps).
+    """
+    optim = recipe.optim
+    trace = optax.trace(decay=optim.momentum, nesterov=optim.nesterov)
+    scale = optax.scale_by_learning_rate(learning_rate(recipe))
+    if optim.name == "sgd":
+        return trace, scale
+    assert optim.rms_decay is not None  # Recipe.from_config has checked
+    assert optim.rms_eps is not None
+    rms = optax.scale_by_rms(
+        optim.rms_decay, optim.rms_eps, initial_scale=1.0, eps_in_sqrt=True
+    )
+    return rms, scale, trace
 
 
 def count_units(params: Any, optim: OptimConfig) -> dict[str, int]:

@@ -182,8 +182,12 @@ class Recipe:
 
     @property
     def warmup_steps(self) -> float:
-        """Steps of linear warmup, not rounded, as in the official schedule."""
-        return self.optim.warmup_epochs * self.steps_per_epoch
+        """Steps of linear warmup: not rounded in NFNet's code, whole in EfficientNet's.
+
+        ``optim.decay_clock`` says which.
+        """
+        steps = self.optim.warmup_epochs * self.steps_per_epoch
+        return float(int(steps)) if self.optim.decay_clock == "start" else steps
 
     @property
     def weight_decay(self) -> float:

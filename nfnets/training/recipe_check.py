@@ -10,6 +10,7 @@ from nfnets.errors import UserError
 
 if TYPE_CHECKING:
     from nfnets.training.recipe import Recipe
+    from nfnets.training.recipe_parts import OptimConfig
 
 
 def check(recipe: Recipe) -> None:
@@ -36,17 +37,63 @@ def check(recipe: Recipe) -> None:
             "config.eval.split is holdout, but config.data.holdout is 0; the official "
             "code keeps 10000"
         )
-    optim = recipe.optim
-    exponential = (optim.decay_rate, optim.decay_epochs)
-    if optim.schedule == "exponential" and None in exponential:
-        raise UserError(
-            "config.optim.schedule is exponential: give config.optim.decay_rate and "
-            "config.optim.decay_epochs"
-        )
+    _check_schedule(recipe.optim)
+    _check_descent(recipe.optim)
     _check_loss(recipe)
     check_eval_crop(recipe.eval_crop)
     for stage in recipe.stages:
         check_augment(stage.augment)
+
+
+def _check_schedule(optim: OptimConfig) -> None:
+    exponential = {
+        "decay_rate": optim.decay_rate,
+        "decay_epochs": optim.decay_epochs,
+    }
+    if optim.schedule == "exponential" and None in exponential.values():
+        raise UserError(
+            "config.optim.schedule is exponential: give config.optim.decay_rate and "
+            "config.optim.decay_epochs"
+        )
+    if optim.decay_rate is not None and optim.decay_rate > 1:
+        raise UserError(
+            f"config.optim.decay_rate is {optim.decay_rate}, it must be at most 1"
+        )
+    for field, value in exponential.items():
+        if optim.schedule != "exponential" and value is not None:
+            raise UserError(
+                f"config.optim.{field} is {value}, which the schedule "
+                f"{optim.schedule} has not: set it to None, or config.optim.schedule "
+                "to exponential"
+            )
+    if optim.schedule != "cosine" and optim.lr_end != 0:
+        raise UserError(
+            f"config.optim.lr_end is {optim.lr_end}, which the schedule "
+            f"{optim.schedule} has not: set it to 0.0, or config.optim.schedule to "
+            "cosine"
+        )
+
+
+def _check_descent(optim: OptimConfig) -> None:
+    for field, value in {
+        "rms_decay": optim.rms_decay,
+        "rms_eps": optim.rms_eps,
+    }.items():
+        if optim.name == "rmsprop" and value is None:
+            raise UserError(
+                f"config.optim.{field} is None, but config.optim.name is rmsprop: give "
+                "it a number (EfficientNet: rms_decay 0.9, rms_eps 0.001)"
+            )
+        if optim.name != "rmsprop" and value is not None:
+            raise UserError(
+                f"config.optim.{field} is {value}, which {optim.name} has not: set it "
+                "to None, or config.optim.name to rmsprop"
+            )
+    if optim.name == "rmsprop" and optim.nesterov:
+        raise UserError(
+            "config.optim.nesterov is True, but config.optim.name is rmsprop, whose "
+            "momentum is plain: set it to False"
+        )
 
 
 def _check_loss(recipe: Recipe) -> None:
@@ -86,6 +133,7 @@ def _positive(recipe: Recipe) -> dict[str, float | None]:
         "optim.lr_per_256": recipe.optim.lr_per_256,
         "optim.decay_rate": recipe.optim.decay_rate,
         "optim.decay_epochs": recipe.optim.decay_epochs,
+        "optim.rms_eps": recipe.optim.rms_eps,
         "optim.agc_clipping": recipe.optim.agc_clipping,
         "optim.agc_eps": recipe.optim.agc_eps,
         "sam.batch_fraction": recipe.sam.batch_fraction,
@@ -97,6 +145,7 @@ def _rates(recipe: Recipe) -> dict[str, float | None]:
         "label_smoothing": recipe.label_smoothing,
         "bce_target_threshold": recipe.bce_target_threshold,
         "optim.momentum": recipe.optim.momentum,
+        "optim.rms_decay": recipe.optim.rms_decay,
         "drop_rate": recipe.drop_rate,
         "stochastic_depth_rate": recipe.stochastic_depth_rate,
         "ema_decay": recipe.ema_decay,
