@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from helpers import plain_augment
 
-from nfnets.data.erasing import Boxes, erase, random_erase, sample_boxes
+from nfnets.data.augment_config import check_augment
+from nfnets.data.erasing import (
+    Boxes,
+    erase,
+    random_erase,
+    sample_boxes,
+    sample_cutout,
+)
+from nfnets.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("compile_quickly")
 jitted_sample = functools.partial(jax.jit, static_argnums=(1, 2, 3, 5))(sample_boxes)
@@ -135,3 +143,63 @@ def test_what_is_put_in_the_box(mode, count):
     drawn = np.concatenate(colours) if mode == "rand" else put
     assert drawn.mean() == pytest.approx(0, abs=5 / np.sqrt(drawn.size))
     assert drawn.std() == pytest.approx(1, abs=5 / np.sqrt(2 * drawn.size))
+
+
+def official_cutout(centre: int, length: int) -> tuple[int, int]:
+    """First pixel and extent along one axis: what the paddings on both sides leave."""
+    before = max(0, centre - length // 4)
+    behind = max(0, length - centre - length // 4)
+    return before, length - before - behind
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (8, 30)])
+def test_cutout_has_a_uniform_centre_and_stops_at_the_borders(height, width):
+    jitted = functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))(sample_cutout)
+    boxes = jitted(jax.random.key(5), 8000, height, width, 1.0)
+    assert boxes.top.shape == (8000, 1)
+    axes = ((boxes.top, boxes.height, height), (boxes.left, boxes.width, width))
+    for first, extent, length in axes:
+        pairs = np.stack([first, extent], -1)[:, 0]
+        found, counts = np.unique(pairs, axis=0, return_counts=True)
+        expected: dict[tuple[int, int], int] = {}
+        for centre in range(length):
+            pair = official_cutout(centre, length)
+            expected[pair] = expected.get(pair, 0) + 1
+        assert {tuple(pair) for pair in found.tolist()} == set(expected)
+        for pair, count in zip(found.tolist(), counts, strict=True):
+            share = expected[tuple(pair)] / length
+            noise = np.sqrt(share * (1 - share) / 8000)
+            assert count / 8000 == pytest.approx(share, abs=4.5 * noise)
+    # Rows and columns are drawn apart.
+    assert abs(np.corrcoef(boxes.top[:, 0], boxes.left[:, 0])[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_cutout_is_filled_with_uniform_noise(rate):
+    images = jnp.full((256, 16, 16, 3), 100.0)
+    config = plain_augment(erase_rate=rate, erase_mode="cutout")
+    out = np.asarray(jitted_erase(images, jax.random.key(6), config))
+    erased = out != 100
+    assert (erased.any(axis=-1) == erased.all(axis=-1)).all()
+    share = erased.any(axis=(1, 2, 3)).mean()
+    assert share == (rate if rate in (0, 1) else pytest.approx(rate, abs=0.1))
+    if rate == 0:
+        return
+    # A square, at least a quarter of the side wide: 4 to 8 of 16 pixels.
+    rows, columns = erased[..., 0].any(axis=2), erased[..., 0].any(axis=1)
+    area = rows.sum(axis=1) * columns.sum(axis=1)
+    np.testing.assert_array_equal(erased[..., 0].sum(axis=(1, 2)), area)
+    assert area[area > 0].min() >= 16
+    assert area.max() == 64
+    put = np.sort(out[erased])
+    assert 0 <= put[0]
+    assert put[-1] < 1
+    ramp = np.arange(put.size) / put.size
+    assert np.abs(put - ramp).max() < 1.95 / np.sqrt(put.size)  # once in 1000
+    assert np.unique(put).size > 0.99 * put.size  # every value of its own
+
+
+def test_cutout_has_one_box():
+    config = plain_augment(erase_mode="cutout", erase_count=2)
+    with pytest.raises(UserError, match=r"erase_count is 2.*cutout has one box"):
+        check_augment(config)

@@ -10,7 +10,7 @@ TRAIN_CROPS = ("tf_box", "v2_box", "timm_box", "pad", "resize")
 EVAL_CROPS = ("resize", "resize_crop", "crop_resize", "short_edge", "v2")
 KERNELS = ("bilinear", "bicubic", "bicubic_tf1")
 MIXINGS = ("nfnet", "effnetv2", "timm_batch", "timm_pair", "timm_elem")
-ERASE_MODES = ("const", "rand", "pixel")
+ERASE_MODES = ("const", "rand", "pixel", "cutout")
 _RATES = ("flip_rate", "mix_rate", "cutmix_rate", "randaugment_rate", "erase_rate")
 # Settings that Google's codes do not have, and their values without an effect.
 _TIMM_ONLY = {
@@ -76,9 +76,11 @@ class AugmentConfig:
             magnitude (inc1).
         erase_rate: probability of random erasing (arXiv 1708.04896) per image.
         erase_mode: what is put there: ``const`` (the mean colour), ``rand`` (one
-            normal colour per box) or ``pixel`` (normal noise).
+            normal colour per box) or ``pixel`` (normal noise); ``cutout`` instead is
+            one square of uniform noise in [0, 1), half as wide as the image, around
+            any pixel (arXiv 1708.04552, as EfficientNetV2's fine-tuning does it).
         erase_count: most boxes per erased image; their number is uniform in 1 to it,
-            and the erased area is divided among them.
+            and the erased area is divided among them. 1 for ``cutout``.
     """
 
     crop: str
@@ -155,6 +157,11 @@ def check_augment(config: AugmentConfig) -> None:
     for field in ("repeats", "erase_count"):
         if getattr(config, field) < 1:
             raise UserError(f"{field} is {getattr(config, field)}; expected 1 or more")
+    if config.erase_mode == "cutout" and config.erase_count != 1:
+        raise UserError(
+            f"erase_count is {config.erase_count}, but erase_mode cutout has one box: "
+            "set it to 1, or erase_mode to pixel"
+        )
     check_policy(config)
     magnitude = config.randaugment_magnitude
     if config.randaugment_layers > 0 and (magnitude is None or magnitude < 0):

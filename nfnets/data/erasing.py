@@ -1,7 +1,8 @@
-"""Random erasing (arXiv 1708.04896), on the device, of normalised images.
+"""Random erasing (arXiv 1708.04896) and cutout, on the device, of normalised images.
 
 The laws of area, aspect ratio, tries and number of boxes are timm's, whose recipes use
-it. Erased after normalisation, so a constant 0 is the mean colour.
+erasing; cutout's are those of EfficientNetV2's fine-tuning. Erased after normalisation,
+so a constant 0 is the mean colour.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ def random_erase(images: jax.Array, key: jax.Array, config: AugmentConfig) -> ja
     """
     box_key, fill_key = jax.random.split(key)
     batch, height, width, channels = images.shape
+    if config.erase_mode == "cutout":
+        boxes = sample_cutout(box_key, batch, height, width, config.erase_rate)
+        noise = jax.random.uniform(fill_key, (batch, 1, height, width, channels))
+        return erase(images, boxes, noise)
     count = config.erase_count
     boxes = sample_boxes(box_key, batch, height, width, config.erase_rate, count)
     shapes = {
@@ -85,6 +90,28 @@ def sample_boxes(
     tall, wide = jnp.where(on, tall, 0), jnp.where(on, wide, 0)
     top = jax.random.randint(keys[4], on.shape, 0, height - tall + 1)
     left = jax.random.randint(keys[5], on.shape, 0, width - wide + 1)
+    return Boxes(top, left, tall, wide)
+
+
+def sample_cutout(
+    key: jax.Array, batch: int, height: int, width: int, rate: float
+) -> Boxes:
+    """One square for each of a share ``rate`` of the images (arXiv 1708.04552), N = 1.
+
+    Its centre is any pixel, uniformly; it begins a quarter of the image's side before
+    it and ends as far behind it, cut off at the image's borders.
+    """
+    keys = jax.random.split(key, 3)
+    on = jax.random.uniform(keys[0], (batch, 1)) < rate
+
+    def side(key: jax.Array, length: int) -> tuple[jax.Array, jax.Array]:
+        centre = jax.random.randint(key, (batch, 1), 0, length)
+        first = jnp.maximum(centre - length // 4, 0)
+        end = jnp.minimum(centre + length // 4, length)
+        return first, jnp.where(on, end - first, 0)
+
+    top, tall = side(keys[1], height)
+    left, wide = side(keys[2], width)
     return Boxes(top, left, tall, wide)
 
 
