@@ -215,6 +215,44 @@ def restore_latest(
     return None
 
 
+def read_one(folder: epath.Path, step: int | None, target: Any) -> Restored:
+    """Reads a checkpoint of another run, verified; changes nothing in the folder.
+
+    Args:
+      folder: a run's checkpoints.
+      step: None takes the newest.
+      target: as for ``restore_latest``.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
+    path = folder if is_remote(folder) else epath.Path(folder).resolve()
+    if not path.is_dir():
+        raise UserError(f"there is no checkpoint in {folder.parent} yet; train first")
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(path, options=options) as manager:
+        steps = sorted(manager.all_steps())
+        chosen = steps[-1] if step is None and steps else step
+        if chosen is None or chosen not in steps:
+            raise UserError(
+                f"{folder} has no checkpoint {'yet' if step is None else step}; "
+                f"there are: {', '.join(map(str, steps)) or 'none'}"
+            )
+        found, reason = None, "another process cannot read it"
+        try:
+            found = _read(manager, chosen, target)
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if not processes.all_agree(found is not None):
+            raise UserError(
+                f"checkpoint {chosen} in {folder} is damaged ({reason[:200]}); name "
+                f"another one by {folder}/STEP, there are: "
+                f"{', '.join(map(str, steps))}"
+            )
+    assert found is not None
+    return Restored(*found)
+
+
 def _move_aside(
     manager: ocp.CheckpointManager, steps: list[int], log: Callable[[str], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Evaluates without training: weights of a file, or of a run's last checkpoint."""
+"""Evaluates without training: weights of a file, or of a run's checkpoint."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from nfnets import flops
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.evaluation import evaluate
 from nfnets.training.initial_weights import read_weights
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
+from nfnets.training.run_weights import weight_shapes
 from nfnets.training.session import open_split
 from nfnets.training.steps import make_eval_step
 from nfnets.training.storage import write_atomically
@@ -33,8 +33,9 @@ def evaluate_only(
     """Evaluates on ``recipe.eval.split`` and writes ``evaluation.json``.
 
     Args:
-      recipe: as the config states it; ``init_from`` names the file of weights, None
-        takes the newest checkpoint in the directory, weights and average.
+      recipe: as the config states it; ``init_from`` names the file of weights, or a
+        run whose average (or else weights) are taken; None takes the newest checkpoint
+        in the directory, weights and average.
       directory: the work directory.
       log: is told what is evaluated.
       stop_requested: asked between batches.
@@ -52,7 +53,8 @@ def evaluate_only(
     if recipe.init_from is None:
         weights, origin = _of_checkpoint(recipe, directory, log)
     else:
-        weights, origin = {"eval": _of_file(recipe)}, recipe.init_from
+        variables, origin = _read(recipe)
+        weights = {"eval": variables}
     log(f"weights  {recipe.model} from {origin}")
     note = f"; {source.note}" if source.note else ""
     log(
@@ -82,9 +84,9 @@ def _write(directory: epath.Path, result: dict[str, Any]) -> None:
     write_atomically(directory / RESULT, text)
 
 
-def _of_file(recipe: Recipe) -> Any:
-    """The variables of the file, checked against the number of classes."""
-    variables = read_weights(recipe)
+def _read(recipe: Recipe) -> tuple[Any, str]:
+    """The variables of ``init_from``, with the data's number of classes; their name."""
+    variables, origin = read_weights(recipe)
     classes = variables["params"]["head"]["bias"].shape[0]
     if classes != recipe.num_classes:
         raise UserError(
@@ -93,7 +95,7 @@ def _of_file(recipe: Recipe) -> Any:
             f"data set, or, if the data are a part of that, give each class its label: "
             f"--config.data.num_classes={classes} --config.data.class_map=FILE"
         )
-    return variables
+    return variables, origin
 
 
 def _check_classes(recipe: Recipe, config: epath.Path) -> None:
@@ -118,11 +120,7 @@ def _of_checkpoint(
             f"file of weights by --config.init_from"
         )
     _check_classes(recipe, directory / workdir.CONFIG)
-    shapes = flops.abstract_variables(recipe.create_model(), recipe.train_image_size)
-    params, stats = shapes["params"], shapes.get("batch_stats", {})
-    target = {"params": params, "batch_stats": stats}
-    if recipe.ema_decay is not None:
-        target |= {"ema_params": params, "ema_batch_stats": stats}
+    target = weight_shapes(recipe)
     with workdir.locked(directory), checkpoint.open_manager(folder) as manager:
         restored = checkpoint.restore_latest(manager, target, log)
     if restored is None:

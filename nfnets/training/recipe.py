@@ -57,8 +57,9 @@ class Recipe:
       model_overrides: fields of the reference model's variant row to replace.
       small_images: whether networks get their family's stem for small images
         (``registry.small_image_overrides``), which does not shrink them.
-      init_from: file of weights to start from (``nfnets.weights.load_weights``); None
-        starts from random ones.
+      init_from: what to start from: a file of weights (``nfnets.weights.load_weights``)
+        or the work directory of a run (``nfnets.training.run_weights``); None starts
+        from random weights.
       dtype: of convolutions and activations; parameters stay float32.
       num_epochs: passes over the training images, may be fractional.
       min_steps: the run is at least so long, whatever ``num_epochs`` gives.

@@ -1,0 +1,100 @@
+"""The weights of a run of ours, out of its work directory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from etils import epath
+from flax import traverse_util
+
+from nfnets import registry
+from nfnets.errors import UserError
+from nfnets.flops import abstract_variables
+from nfnets.training import checkpoint, workdir
+from nfnets.training.recipe import Recipe
+from nfnets.weights.matching import check_names
+
+
+def weight_shapes(recipe: Recipe) -> dict[str, Any]:
+    """Shapes of the fields of a ``TrainState`` that hold weights, averages included."""
+    shapes = abstract_variables(recipe.create_model(), recipe.train_image_size)
+    params, stats = shapes["params"], shapes.get("batch_stats", {})
+    fields = {"params": params, "batch_stats": stats}
+    if recipe.ema_decay is not None:
+        fields |= {"ema_params": params, "ema_batch_stats": stats}
+    return fields
+
+
+def read_run(recipe: Recipe, path: epath.Path) -> tuple[dict[str, Any], str]:
+    """The weights that a run has reached: their moving average where it keeps one.
+
+    Nothing is changed there, and the run may be going on.
+
+    Args:
+      recipe: of the network that is to have them; its number of classes may be another.
+      path: a work directory, whose newest checkpoint is taken, or its ``checkpoints``,
+        or one of these: ``checkpoints/STEP``.
+
+    Returns:
+      ``{"params": ..., "batch_stats": ...}`` as NumPy arrays, and what they are.
+
+    Raises:
+      UserError: no run, no checkpoint, a damaged one, or another network.
+    """
+    run, step = _run_and_step(path)
+    config = run / workdir.CONFIG
+    try:
+        theirs = Recipe.from_config(workdir.read_config(config))
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from error
+    if theirs.model != recipe.model:
+        raise UserError(
+            f"the run in {run} has the model {theirs.model}, this one {recipe.model}; "
+            f"set --config.model={theirs.model}, or another --config.init_from"
+        )
+    fields = weight_shapes(theirs)
+    restored = checkpoint.read_one(run / workdir.CHECKPOINTS, step, fields)
+    average = theirs.ema_decay is not None
+    prefix = "ema_" if average else ""
+    variables = {n: restored.state[prefix + n] for n in ("params", "batch_stats")}
+    _check_network(recipe, theirs, run, variables)
+    kind = "moving average" if average else "weights, no average was kept"
+    return variables, f"{run} step {restored.record['step']} ({kind})"
+
+
+def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | None]:
+    """The work directory that a path is or is inside, and the step that it names."""
+    places: list[tuple[epath.Path, int | None]] = [(path, None)]
+    if path.name == workdir.CHECKPOINTS:
+        places = [(path.parent, None)]
+    elif path.name.isdecimal() and path.parent.name == workdir.CHECKPOINTS:
+        places.append((path.parent.parent, int(path.name)))
+    for run, step in places:
+        if (run / workdir.CONFIG).exists():
+            return run, step
+    raise UserError(
+        f"{path} is a directory, but not of a run: it has no {workdir.CONFIG}; give "
+        f"--config.init_from a work directory, its {workdir.CHECKPOINTS}/STEP, or a "
+        f"file of weights"
+    )
+
+
+def _check_network(
+    recipe: Recipe, theirs: Recipe, run: epath.Path, variables: Any
+) -> None:
+    """Raises a UserError unless all but the number of classes is the same network."""
+    model = registry.create_model(
+        recipe.model, num_classes=theirs.num_classes, **recipe.overrides
+    )
+    abstract = abstract_variables(model, recipe.train_image_size)
+    wanted = {
+        name: leaf.shape
+        for name, leaf in traverse_util.flatten_dict(abstract, sep="/").items()
+    }
+    try:
+        found = traverse_util.flatten_dict(variables, sep="/")
+        check_names(recipe.model, wanted, found)
+    except UserError as error:
+        raise UserError(
+            f"{run}: {error}, as this config has it (model_overrides, small_images)"
+        ) from error
