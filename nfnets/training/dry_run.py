@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from nfnets import flops
+from nfnets.data.label_sets import stand_in_label_sets
 from nfnets.data.mixing import check_mixing
 from nfnets.errors import UserError
 from nfnets.initialize import init_variables
@@ -56,7 +57,8 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
     tx = make_optimizer(recipe, shapes["params"])
     keep_ema = recipe.ema_decay is not None
     abstract = jax.eval_shape(lambda v: init_state(v, tx, keep_ema=keep_ema), shapes)
-    step = compile_step(recipe, stage, model, tx, abstract, log)
+    label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
+    step = compile_step(recipe, stage, model, tx, abstract, log, label_sets=label_sets)
     check_memory(step, log)
     variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
     state = parallel.place_state(init_state(variables, tx, keep_ema=keep_ema))

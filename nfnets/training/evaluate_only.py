@@ -9,14 +9,15 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
+from nfnets.data.label_sets import open_label_sets
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.evaluation import evaluate
 from nfnets.training.initial_weights import read_weights
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
+from nfnets.training.run_data import open_split
 from nfnets.training.run_weights import weight_shapes
-from nfnets.training.session import open_split
 from nfnets.training.steps import make_eval_step
 from nfnets.training.storage import write_atomically
 
@@ -50,6 +51,7 @@ def evaluate_only(
     directory = epath.Path(directory)
     source = open_split(recipe, recipe.eval.split)
     recipe = recipe.for_source(num_classes=source.num_classes)
+    label_sets = open_label_sets(recipe.data.label_sets, source.class_names)
     if recipe.init_from is None:
         weights, origin = _of_checkpoint(recipe, directory, log)
     else:
@@ -65,7 +67,11 @@ def evaluate_only(
     model = recipe.create_model().clone(dtype=jnp.float32)
     row = evaluate(
         parallel.pmap_eval_step(
-            make_eval_step(model, normalization=recipe.data.normalization)
+            make_eval_step(
+                model,
+                normalization=recipe.data.normalization,
+                label_sets=label_sets,
+            )
         ),
         {prefix: parallel.place_state(tree) for prefix, tree in weights.items()},
         source,

@@ -160,11 +160,20 @@ def train_stage(
         make_eval_step(
             run.model.clone(dtype=jnp.float32),
             normalization=recipe.data.normalization,
+            label_sets=run.label_sets,
         )
     )
     evaluate_and_save(trainer, eval_step, state)  # if it was stopped while evaluating
     if position.step < last_step and not run.stop_requested():
-        train_step = compile_step(recipe, stage, run.model, run.tx, state, progress.say)
+        train_step = compile_step(
+            recipe,
+            stage,
+            run.model,
+            run.tx,
+            state,
+            progress.say,
+            label_sets=run.label_sets,
+        )
         trainer.watchdog.touch()
         speed = Speed(position.step, recipe.batch_size)
         # Not one more: the next batch is the next stage's.

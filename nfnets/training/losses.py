@@ -14,6 +14,9 @@ def soft_targets(
     ratio: jax.Array,
     num_classes: int,
     label_smoothing: float,
+    *,
+    label_sets: jax.typing.ArrayLike | None = None,
+    sum_to_one: bool = True,
 ) -> jax.Array:
     """Target distributions of mixed, smoothed labels.
 
@@ -23,22 +26,91 @@ def soft_targets(
     codes of NFNet and EfficientNetV2. timm's form, on = 1 - eps + eps / K and
     off = eps / K for either label before they are weighted, is the same.
 
+    Where a class has a set of labels, onehot is 1 / size on each of them, or 1 for a
+    binary loss per class (EfficientNetV2's code on ImageNet-21k).
+
     Args:
       labels: int [N].
       mix_labels: int [N], the partner's labels; equal to ``labels`` without mixing.
       ratio: float32 [N], weight of ``labels``.
       num_classes: K.
       label_smoothing: eps, in [0, 1).
+      label_sets: int32 [K, L], of ``nfnets.data.label_sets``; None: one label each.
+      sum_to_one: whether the labels of a set share a mass of 1; else each has 1.
 
     Returns:
-      float32 [N, K], rows sum to 1.
+      float32 [N, K], rows sum to 1 unless a set's labels have 1 each.
     """
     chex.assert_rank([labels, mix_labels, ratio], 1)
     chex.assert_equal_shape([labels, mix_labels, ratio])
     ratio = ratio[:, None]
-    hard = ratio * jax.nn.one_hot(labels, num_classes)
-    hard += (1 - ratio) * jax.nn.one_hot(mix_labels, num_classes)
+
+    def hot(labels: jax.Array) -> jax.Array:
+        if label_sets is None:
+            return jax.nn.one_hot(labels, num_classes)
+        several = multi_hot(labels, label_sets, num_classes)
+        size = jnp.sum(several, axis=-1, keepdims=True)
+        return several / size if sum_to_one else several
+
+    hard = ratio * hot(labels)
+    hard += (1 - ratio) * hot(mix_labels)
     return (1 - label_smoothing) * hard + label_smoothing / num_classes
+
+
+def multi_hot(
+    labels: jax.Array, label_sets: jax.typing.ArrayLike, num_classes: int
+) -> jax.Array:
+    """1 for every label in the set of each of ``labels``, int [N]; float32 [N, K]."""
+    sets = jnp.asarray(label_sets)[labels]  # [N, L]
+    places = jnp.where(sets < 0, num_classes, sets)  # padding falls off the end
+    rows = jnp.arange(labels.shape[0])[:, None]
+    zeros = jnp.zeros((labels.shape[0], num_classes))
+    return zeros.at[rows, places].set(1.0, mode="drop")
+
+
+def is_right(
+    guesses: jax.Array,
+    labels: jax.Array,
+    label_sets: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Whether guessed classes are the image's label, or among its labels.
+
+    Args:
+      guesses: int [N, G].
+      labels: int [N].
+      label_sets: as in ``soft_targets``.
+
+    Returns:
+      bool [N, G].
+    """
+    if label_sets is None:
+        return guesses == labels[:, None]
+    sets = jnp.asarray(label_sets)[labels]  # [N, L]
+    return jnp.any(guesses[:, :, None] == sets[:, None, :], axis=-1)
+
+
+def evaluation_loss(
+    logits: jax.Array,
+    labels: jax.Array,
+    label_sets: jax.typing.ArrayLike | None = None,
+) -> jax.Array:
+    """Unsmoothed softmax cross-entropy per example, whatever the training loss.
+
+    Args:
+      logits: [N, K].
+      labels: int [N].
+      label_sets: as in ``soft_targets``; the labels of a set share a mass of 1.
+
+    Returns:
+      float32 [N].
+    """
+    if label_sets is None:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    ones = jnp.ones(labels.shape)
+    targets = soft_targets(
+        labels, labels, ones, logits.shape[-1], 0.0, label_sets=label_sets
+    )
+    return softmax_cross_entropy(logits, targets)
 
 
 def threshold_targets(targets: jax.Array, threshold: float) -> jax.Array:

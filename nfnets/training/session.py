@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,19 +13,27 @@ from etils import epath
 
 from nfnets import flops
 from nfnets.data.backends import describe_backend
+from nfnets.data.label_sets import open_label_sets
 from nfnets.data.mixing import check_mixing
 from nfnets.data.pipeline import (
     TrainIterator,
     make_train_iter,
     train_batch_shapes,
 )
-from nfnets.data.sources import Source, open_source
+from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.initial_weights import initial_variables
 from nfnets.training.metrics import Row
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.recipe import Recipe, Stage
-from nfnets.training.report import RunFacts, versions
+from nfnets.training.report import RunFacts
+from nfnets.training.run_data import (
+    check_label_sets,
+    check_same_everywhere,
+    describe_data,
+    digest_of,
+    open_split,
+)
 from nfnets.training.state import TrainState, init_state
 from nfnets.training.steps import make_train_step
 from nfnets.training.tensorboard import Board
@@ -44,6 +51,7 @@ class Run:
     tx: Any
     train_source: Source
     test_source: Source
+    label_sets: np.ndarray | None  # int32 [K, L]; None where an image has one label
     facts: RunFacts
     board: Board
     stop_requested: Callable[[], bool]  # the same answer on every process
@@ -61,6 +69,7 @@ class Position:
       saved_step: the last step known to be on the disk, -1 before the first.
       saving_step: the step whose save is under way, -1 when none is.
       failed_saves: in a row.
+      label_sets: sha256 of the sets that the steps were made with; None without.
     """
 
     step: int = 0
@@ -70,6 +79,7 @@ class Position:
     saved_step: int = -1
     saving_step: int = -1
     failed_saves: int = 0
+    label_sets: str | None = None
 
     def fetch_window(self) -> None:
         """Brings the window's metrics to the host as Python numbers (exact)."""
@@ -85,6 +95,7 @@ class Position:
             "window": list(self.window),
             "damaged": processes.total(self.damaged),
             "num_devices": parallel.num_devices(),
+            "label_sets": self.label_sets,
         }
 
 
@@ -102,6 +113,7 @@ def prepare(
     recipe = recipe.for_source(
         num_train=len(train_source), num_classes=train_source.num_classes
     )
+    label_sets = open_label_sets(recipe.data.label_sets, train_source.class_names)
     num_devices = parallel.num_devices()
     parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
     for stage in recipe.stages:
@@ -110,13 +122,13 @@ def prepare(
     shapes = flops.abstract_variables(model, recipe.train_image_size)
     tx = make_optimizer(recipe, shapes["params"])
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    _check_same_everywhere(recipe, train_source, test_source)
+    check_same_everywhere(recipe, label_sets, train_source, test_source)
     facts = RunFacts(
         command=command,
         changes=changes,
         num_params=num_params,
         devices=parallel.describe(),
-        data=_describe_data(recipe, train_source, test_source),
+        data=describe_data(recipe, label_sets, train_source, test_source),
     )
     log(f"model    {recipe.model}: {num_params:,} parameters")
     log(f"data     {facts.data}")
@@ -130,40 +142,10 @@ def prepare(
         tx=tx,
         train_source=train_source,
         test_source=test_source,
+        label_sets=label_sets,
         facts=facts,
         board=Board(directory, log),
         stop_requested=processes.StopVote(stop_requested),
-    )
-
-
-def open_split(recipe: Recipe, split: str) -> Source:
-    """Opens ``train``, ``test`` or ``holdout`` of the recipe's data."""
-    return open_source(
-        recipe.data.source,
-        split,
-        class_map=recipe.data.class_map,
-        num_classes=recipe.data.num_classes,
-        data_dir=recipe.data.data_dir,
-        holdout=recipe.data.holdout,
-    )
-
-
-def _describe_data(recipe: Recipe, train: Source, test: Source) -> str:
-    note = f"; {test.note}" if test.note else ""
-    return (
-        f"{recipe.data.source}: {len(train)} training and {len(test)} test images, "
-        f"{recipe.num_classes} classes{note}"
-    )
-
-
-def _check_same_everywhere(recipe: Recipe, *sources: Source) -> None:
-    processes.check_same(
-        {
-            "config": recipe.to_dict(),
-            "package versions": versions(),
-            "number of devices": len(parallel.devices()),
-            "data": [hashlib.sha256(s.labels.tobytes()).hexdigest() for s in sources],
-        }
     )
 
 
@@ -182,7 +164,8 @@ def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Posit
     processes.on_main(lambda: drop_torn_row(run.directory, log))
     rows = workdir.read_rows(run.directory)
     if restored is None:
-        state, position = initial(initial_variables(recipe, run.model, log)), Position()
+        state = initial(initial_variables(recipe, run.model, log))
+        position = Position(label_sets=digest_of(run.label_sets))
     else:
         state, record = restored.state, dict(restored.record)
         saved_on = record.pop("num_devices")
@@ -191,6 +174,7 @@ def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Posit
                 f"note     saved on {saved_on} devices: other random draws from here on"
             )
         position = Position(**record, saved_step=record["step"])
+        check_label_sets(recipe, run.label_sets, position.label_sets, position.step)
         position.damaged = processes.share_of(position.damaged)
         evaluated = {row["step"] for row in rows if "eval/top1" in row}
         if position.step in evaluated:
@@ -232,12 +216,21 @@ def abstract_batch(recipe: Recipe, stage: Stage) -> dict[str, jax.ShapeDtypeStru
 
 
 def compile_step(
-    recipe: Recipe, stage: Stage, model: Any, tx: Any, state: TrainState, log: Log
+    recipe: Recipe,
+    stage: Stage,
+    model: Any,
+    tx: Any,
+    state: TrainState,
+    log: Log,
+    *,
+    label_sets: np.ndarray | None,
 ) -> Any:
     """The compiled train step of a stage; ``state`` may be shapes only."""
     model = model.clone(drop_rate=stage.drop_rate)
     step = parallel.pmap_train_step(
-        make_train_step(model, tx, recipe, parallel.AXIS, stage=stage)
+        make_train_step(
+            model, tx, recipe, parallel.AXIS, stage=stage, label_sets=label_sets
+        )
     )
     if jax.process_count() > 1:  # pmap cannot be compiled ahead of its call there
         log("compile  with the first step")

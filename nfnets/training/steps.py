@@ -16,6 +16,8 @@ from nfnets.data.mixing import mix
 from nfnets.data.normalization import normalize
 from nfnets.training.losses import (
     binary_cross_entropy,
+    evaluation_loss,
+    is_right,
     soft_targets,
     softmax_cross_entropy,
     threshold_targets,
@@ -136,6 +138,7 @@ def make_train_step(
     axis_name: str = "batch",
     *,
     stage: Stage | None = None,
+    label_sets: np.ndarray | None = None,
 ) -> TrainStep:
     """The step (state, batch) -> (state, metrics), to be mapped over ``axis_name``.
 
@@ -152,6 +155,7 @@ def make_train_step(
       recipe: with ``for_source`` applied.
       axis_name: of the device axis; ``pmean`` is taken over it.
       stage: the stage to train; None takes the recipe's first.
+      label_sets: int32 [K, L], each class's labels; None where an image has one.
     """
     stage = stage or recipe.stages[0]
     schedule = learning_rate(recipe)
@@ -163,11 +167,14 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         mix_key, model_key, erase_key = jax.random.split(key, 3)
-        images, labels, targets = _prepare(batch, mix_key, erase_key, recipe, stage)
+        images, labels, targets = _prepare(
+            batch, mix_key, erase_key, recipe, stage, label_sets
+        )
         (loss, (batch_stats, logits)), grads = grad_fn(
             state.params, state.batch_stats, images, targets, model_key
         )
-        top1 = jnp.mean(jnp.argmax(logits, -1) == labels, dtype=jnp.float32)
+        guesses = jnp.argmax(logits, axis=-1, keepdims=True)  # [B, 1]
+        top1 = jnp.mean(is_right(guesses, labels, label_sets), dtype=jnp.float32)
         loss, top1, grads, batch_stats = jax.lax.pmean(
             (loss, top1, grads, batch_stats), axis_name
         )
@@ -185,7 +192,12 @@ def make_train_step(
 
 
 def _prepare(
-    batch: Batch, mix_key: jax.Array, erase_key: jax.Array, recipe: Recipe, stage: Stage
+    batch: Batch,
+    mix_key: jax.Array,
+    erase_key: jax.Array,
+    recipe: Recipe,
+    stage: Stage,
+    label_sets: np.ndarray | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Mixes, normalises, erases: images [B, S, S, 3], first labels [B], targets [B, K].
 
@@ -200,7 +212,13 @@ def _prepare(
             batch["image"], batch["label"], mix_key, stage.augment
         )
     targets = soft_targets(
-        labels, mix_labels, ratio, recipe.num_classes, recipe.label_smoothing
+        labels,
+        mix_labels,
+        ratio,
+        recipe.num_classes,
+        recipe.label_smoothing,
+        label_sets=label_sets,
+        sum_to_one=recipe.loss == "softmax",
     )
     if recipe.bce_target_threshold is not None:
         targets = threshold_targets(targets, recipe.bce_target_threshold)
@@ -244,14 +262,19 @@ def _update(
 
 
 def make_eval_step(
-    model: Any, axis_name: str = "batch", *, normalization: str = "imagenet"
+    model: Any,
+    axis_name: str = "batch",
+    *,
+    normalization: str = "imagenet",
+    label_sets: np.ndarray | None = None,
 ) -> Callable[[Any, Batch], Metrics]:
     """The step (variables, batch) -> sums over all devices' unmasked examples.
 
     The batch is one device's share: "image" float32 [B, S, S, 3], "label" int32 [B],
     "mask" bool [B], False on padding. Returns int32 "top1", "top5", "examples" and the
     float32 sum "loss" (unsmoothed softmax cross-entropy, whatever the training loss:
-    RSB's validation loss is that too). ``normalization`` is the recipe's.
+    RSB's validation loss is that too). ``normalization`` is the recipe's. With
+    ``label_sets``, int32 [K, L], a guess is right if it is one of the image's labels.
     """
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
@@ -259,8 +282,8 @@ def make_eval_step(
         mask = batch["mask"].astype(bool)
         logits = model.apply(variables, images, train=False)
         _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))  # [B, 5]
-        hits = best == labels[:, None]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        hits = is_right(best, labels, label_sets)
+        loss = evaluation_loss(logits, labels, label_sets)
         sums = {
             "top1": jnp.sum(hits[:, 0] & mask, dtype=jnp.int32),
             "top5": jnp.sum(hits.any(axis=-1) & mask, dtype=jnp.int32),
