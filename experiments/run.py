@@ -158,7 +158,8 @@ def train(
     changes: dict[str, str],
 ) -> int:
     """Trains to the end, or until a signal; prints what was written."""
-    from nfnets.training.loop import NonFiniteError, train_and_evaluate
+    from nfnets.training.between_steps import NonFiniteError
+    from nfnets.training.loop import train_and_evaluate
 
     try:
         result = train_and_evaluate(

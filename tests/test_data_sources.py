@@ -211,10 +211,18 @@ def test_holdout_and_training_part_make_up_the_training_split(spec: str):
     assert len(test) == len(open_source(spec, "test", num_classes=10))
 
 
+def test_a_holdout_below_one_is_a_share():
+    """1437 digits are trained on; EfficientNetV2's code keeps 20 files of 1024."""
+    held = open_source("digits", "holdout", holdout=20 / 1024)
+    assert len(held) == 28  # 1437 * 20 / 1024 = 28.07
+    assert len(open_source("digits", "train", holdout=20 / 1024)) == 1437 - 28
+
+
 def test_holdout_must_leave_records_to_train_on(tree: Path):
     refused("holdout is 3, but .*/train has 3 records; expected fewer", tree, holdout=3)
     refused("holdout is 0; expected", "digits", split="holdout")
     refused("holdout is -1; expected", "digits", holdout=-1)
+    refused(r"holdout is 1\.5; expected", "digits", holdout=1.5)
     held = open_source(f"folder:{tree}", "holdout", holdout=1)
     assert held.describe(0).endswith("cat/c.jpeg")
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 from helpers import tiny_recipe, with_changes
 
-from nfnets.training import loop, workdir
+from nfnets.training import between_steps, workdir
 from nfnets.training.loop import train_and_evaluate
 
 
@@ -31,14 +31,14 @@ def test_a_run_stopped_while_evaluating_evaluates_when_resumed(
 ):
     """Seven steps; the first evaluation is due after the fourth."""
     stopping = []
-    real = loop.evaluate
+    real = between_steps.evaluate
 
     def interrupted(step, variables, source, recipe, stop_requested):
         stopping.append(True)
         return real(step, variables, source, recipe, stop_requested)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "evaluate", interrupted)
+        patch.setattr(between_steps, "evaluate", interrupted)
         result = train_and_evaluate(
             recipe, tmp_path, log=str, stop_requested=lambda: bool(stopping)
         )
@@ -66,7 +66,7 @@ def test_an_evaluation_that_fails_keeps_what_was_trained(recipe, tmp_path, monke
     def fail(*args):
         raise RuntimeError("a damaged test image, say")
 
-    monkeypatch.setattr(loop, "evaluate", fail)
+    monkeypatch.setattr(between_steps, "evaluate", fail)
     with pytest.raises(RuntimeError, match="a damaged test image"):
         train_and_evaluate(recipe, tmp_path, log=str)
     assert (tmp_path / "checkpoints" / "4").is_dir()

@@ -179,6 +179,23 @@ def test_official_rule_of_what_is_not_decayed(config, name):
             assert group == ("gains_biases" if undecayed else "weights"), official
 
 
+@pytest.mark.parametrize("name", ["effnetv2_b0", "effnetv2_s", "effnet_b0"])
+def test_effnetv2_decays_all_kernels_and_nothing_else(name, golden):
+    """All official variables but those with bias, gamma or beta in their name.
+
+    timm has the same arrays: those of more than one axis are the kernels.
+    """
+    recipe = recipe_of(name)
+    params = abstract_variables(recipe.create_model(), 32)["params"]
+    make_optimizer(recipe, params)
+    groups = jax.tree.leaves(param_groups(params, recipe.optim))
+    leaves = jax.tree.leaves(params)
+    decayed = [x.size for x, g in zip(leaves, groups, strict=True) if g == "weights"]
+    shapes = [shape for _, shape in golden("effnetv2_param_lists")[name]]
+    kernels = [int(np.prod(shape)) for shape in shapes if len(shape) > 1]
+    assert sorted(decayed) == sorted(kernels)
+
+
 def test_units_are_counted_per_group(constant_rate):
     params = {
         "conv": {"kernel": np.ones((3, 3, 8, 16)), "gain": np.ones(16)},

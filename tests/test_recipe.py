@@ -9,7 +9,8 @@ from helpers import CONFIG_DIR, ROOT, recipe_of
 
 from nfnets.errors import UserError
 from nfnets.training.config_files import list_configs, load_config
-from nfnets.training.recipe import Recipe, Stage
+from nfnets.training.recipe import Recipe
+from nfnets.training.stages import Stage
 from nfnets.training.typed_config import differences
 
 

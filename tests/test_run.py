@@ -194,6 +194,61 @@ def test_killed_twice_and_resumed_equals_uninterrupted(start, finished, tmp_path
     assert numbers_by_step(tmp_path) == numbers_by_step(finished[0])
 
 
+PROGRESSIVE = (
+    "--config.progressive.stages=3",
+    "--config.progressive.image_size=4",
+    "--config.progressive.drop_rate=0.0",
+    "--config.augment.mixup_alpha=0.2",
+    "--config.progressive.mixup_alpha=0.0",
+)
+
+
+def test_killed_in_the_second_and_third_stage_resumes_exactly(run, start, tmp_path):
+    """Stages of 29, 30 and 30 steps; the first mixes nothing, so it reads less."""
+    status, out, err = train(run, tmp_path / "whole", *PROGRESSIVE)
+    assert status == 0, err
+    for line in (
+        "1 to 29: 4 px, RandAugment 0, mixup 0, cutmix 0, dropout 0",
+        "30 to 59: 6 px, RandAugment 0, mixup 0.1, cutmix 0, dropout 0.1",
+        "60 to 89: 8 px, RandAugment 0, mixup 0.2, cutmix 0, dropout 0.2",
+    ):
+        assert f"stage    steps {line}" in out
+    assert re.search(r"while training, waited .* at 6 px", out)
+    report = (tmp_path / "whole" / "report.md").read_text()
+    assert re.search(r"\| 60 to 89 \| 8 \| 0 \| 0.2 \| 0 \| 0.2 \| \d+ \|", report)
+    flags = (*TINY_FLAGS, *PROGRESSIVE, f"--workdir={tmp_path / 'killed'}")
+    for first, end in ((36, 59), (66, 89)):
+        process = start(*flags)
+        while not any(r["step"] >= first for r in rows_of(tmp_path / "killed")):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+        assert first <= rows_of(tmp_path / "killed")[-1]["step"] < end
+    status, out, err = run(*flags)
+    assert status == 0, err
+    assert "px" in out.split("resume ")[1]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert numbers_by_step(killed) == numbers_by_step(whole)
+
+
+def test_a_signal_while_the_next_stage_compiles_exits_75_at_once(start, tmp_path):
+    """An ordinary exit would wait for the compiler, or be aborted by it."""
+    cache = tmp_path / "empty"  # so that there is something to compile
+    process = start(
+        *TINY_FLAGS,
+        *PROGRESSIVE,
+        "--config.log_every_steps=1",
+        f"--workdir={tmp_path}",
+        JAX_COMPILATION_CACHE_DIR=str(cache),
+    )
+    wait_for_rows(process, tmp_path, 2)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 75, err
+    assert "at 6 px" not in out  # still in the first stage
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_75(start, run, finished, tmp_path, number):
     process = start(*TINY_FLAGS, f"--workdir={tmp_path}")

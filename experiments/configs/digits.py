@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.data.source = "digits"
     config.data.data_dir = config_dict.placeholder(str)
     config.data.num_train = 1437
-    config.data.holdout = 0
+    config.data.holdout = 0.0
     config.data.num_classes = config_dict.placeholder(int)  # None: the data's
     config.data.reference_classes = 10
     config.data.label_sets = config_dict.placeholder(str)

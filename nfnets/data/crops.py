@@ -11,7 +11,8 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 
-# All laws of random boxes give up after so many attempts.
+# After so many attempts, the laws of random boxes give up.
+# Differs: EfficientNetV2's code (``v2_box``) leaves it at TensorFlow's 100.
 _ATTEMPTS = 10
 # Share of the image that a box must show in the codes of NFNet and ResNet-RS.
 _MIN_COVERED = 0.1

@@ -39,7 +39,7 @@ def open_source(
     class_map: str | None = None,
     num_classes: int | None = None,
     data_dir: str | None = None,
-    holdout: int = 0,
+    holdout: float = 0,
 ) -> Source:
     """Opens one split of a data set; lists files, reads no image file.
 
@@ -61,9 +61,9 @@ def open_source(
             More than the data has is allowed, fewer is an error.
         data_dir: only for ``tfds:``: where its data sets are, a path or ``gs://...``;
             ``None`` means ``$TFDS_DATA_DIR``, or ``~/tensorflow_datasets``.
-        holdout: training records held out. Of TFDS data the first ones, as in the
-            official NFNet code; of others, which may be sorted by class, evenly
-            spaced ones.
+        holdout: training records held out, their number or, below 1, their share. Of
+            TFDS data the first ones, as in the official NFNet code; of others, which
+            may be sorted by class, evenly spaced ones.
 
     Raises:
         UserError: unknown data set or split, missing or badly laid out files, or a
@@ -90,7 +90,13 @@ def open_source(
     source = _with_classes(source, num_classes)
     if split == "test":
         return source
-    return _hold_out(source, holdout, split, first=kind == "tfds")
+    count = holdout_count(holdout, len(source))
+    return _hold_out(source, count, split, first=kind == "tfds")
+
+
+def holdout_count(holdout: float, total: int) -> int:
+    """Records that a ``holdout`` of ``total`` is: their number, or below 1 a share."""
+    return int(holdout) if holdout >= 1 else round(holdout * total)
 
 
 def _check_options(
@@ -99,7 +105,7 @@ def _check_options(
     class_map: str | None,
     num_classes: int | None,
     data_dir: str | None,
-    holdout: int,
+    holdout: float,
 ) -> None:
     """Refuses options that are wrong by themselves or mean nothing to the source."""
     kind = spec.partition(":")[0]
@@ -117,10 +123,11 @@ def _check_options(
             f"data_dir is {data_dir!r}, but the data source {spec!r} is no TFDS data "
             "set; leave it out or use tfds:NAME"
         )
-    if holdout < 0 or (split == "holdout" and holdout == 0):
+    is_number = holdout < 1 or holdout == int(holdout)
+    if holdout < 0 or not is_number or (split == "holdout" and holdout == 0):
         raise UserError(
-            f"holdout is {holdout}; expected the number of training records to hold "
-            "out, 10000 in the official NFNet code"
+            f"holdout is {holdout:g}; expected the number of training records to hold "
+            "out, 10000 in the official NFNet code, or below 1 their share"
         )
 
 

@@ -16,14 +16,15 @@ from nfnets.data.mixing import check_mixing
 from nfnets.errors import UserError
 from nfnets.initialize import init_variables
 from nfnets.training import parallel
+from nfnets.training.compiled_steps import abstract_batch, compile_step
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.recipe import Recipe
-from nfnets.training.session import abstract_batch, compile_step
+from nfnets.training.stages import Stage, describe_stages
 from nfnets.training.state import init_state
 
 
 def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, float]:
-    """Compiles the first stage's step and runs it once on random images.
+    """Compiles the step of the largest images and runs it once on random ones.
 
     Args:
       recipe: its ``data.num_train`` is taken as it is, and so is ``data.num_classes``,
@@ -37,7 +38,8 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
       UserError: the batch does not divide, or a device has less memory than the step
         needs (said after compiling, before running).
     """
-    stage, num_devices = recipe.stages[0], len(parallel.devices())
+    stage = max(recipe.stages, key=lambda stage: stage.image_size)
+    num_devices = len(parallel.devices())
     parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
     check_mixing(stage.augment, recipe.batch_size // num_devices)
     model = recipe.create_model()
@@ -51,6 +53,8 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
         f"recipe   {recipe.name}: {recipe.total_steps} steps of {recipe.batch_size} "
         f"images, peak learning rate {recipe.peak_lr:g}, {recipe.dtype}"
     )
+    for line in describe_stages(recipe.stages):
+        log(f"stage    {line}")
     if recipe.data.num_classes is None:
         log(f"classes  {recipe.num_classes}, the recipe's own; training asks the data")
     shapes = flops.abstract_variables(model, stage.image_size)
@@ -58,13 +62,14 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
     keep_ema = recipe.ema_decay is not None
     abstract = jax.eval_shape(lambda v: init_state(v, tx, keep_ema=keep_ema), shapes)
     label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
-    step = compile_step(recipe, stage, model, tx, abstract, log, label_sets=label_sets)
-    check_memory(step, log)
+    compiled = compile_step(stage, recipe, model, tx, abstract, label_sets)
+    log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
+    check_memory(compiled.step, log)
     variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
     state = parallel.place_state(init_state(variables, tx, keep_ema=keep_ema))
-    batch = parallel.place_batch(_random_batch(recipe))
+    batch = parallel.place_batch(random_batch(recipe, stage))
     started = time.monotonic()
-    _, metrics = step(state, batch)
+    _, metrics = compiled.step(state, batch)
     values = {name: float(value) for name, value in jax.device_get(metrics).items()}
     log(
         f"step     {time.monotonic() - started:.2f} s on synthetic data, "
@@ -114,7 +119,8 @@ def _gmacs(model: Any, image_size: int) -> str:
     return f"{macs / 1e9:.2f} GMACs at {image_size} px"
 
 
-def _random_batch(recipe: Recipe) -> dict[str, np.ndarray]:
+def random_batch(recipe: Recipe, stage: Stage) -> dict[str, np.ndarray]:
+    """A batch of random pixels and labels; device axis first."""
     rng = np.random.default_rng(recipe.seed)
     largest = {"image": 256, "label": recipe.num_classes}
     largest["mix_label"] = largest["label"]
@@ -124,5 +130,5 @@ def _random_batch(recipe: Recipe) -> dict[str, np.ndarray]:
             return rng.random(like.shape, like.dtype)
         return rng.integers(0, largest[name], like.shape, like.dtype)
 
-    shapes = abstract_batch(recipe, recipe.stages[0])
+    shapes = abstract_batch(recipe, stage)
     return {name: draw(name, like) for name, like in shapes.items()}

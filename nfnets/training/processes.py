@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ _VOTES_AHEAD = 2
 _MESSAGE_BYTES = 2048
 
 EXIT_INTERRUPTED = 75
+
+# Threads of this name compile what a run that ends no longer needs; see `leave`.
+COMPILING = "nfnets-compile"
 
 
 def initialize(
@@ -212,16 +216,21 @@ def name() -> str:
 
 
 def leave(status: int) -> int:
-    """Ends a process of several at once when it failed; otherwise gives ``status``.
+    """Ends the process at once where an exit would wait; otherwise gives ``status``.
 
-    Without this, a process that failed would wait for the others at its exit, and they
-    for it. The others meet a broken connection at their next step, and end too.
+    A process of several that failed would wait for the others at its exit, and they for
+    it. The others meet a broken connection at their next step, and end too. And a step
+    that is still compiled for a later stage cannot be stopped: minutes for a large
+    network, which a machine that is about to be taken away does not have.
     """
+    compiling = any(thread.name == COMPILING for thread in threading.enumerate())
+    failed = False
     if jax.distributed.is_initialized():
-        if status in (0, EXIT_INTERRUPTED):  # all processes end here together
+        failed = status not in (0, EXIT_INTERRUPTED)
+        if not failed:  # all processes end here together
             jax.distributed.shutdown()
-        else:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+    if failed or compiling:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     return status

@@ -24,24 +24,8 @@ from nfnets.training.recipe_parts import (
     ProgressiveConfig,
     SamConfig,
 )
+from nfnets.training.stages import Stage, make_stages
 from nfnets.training.typed_config import from_mapping
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """A run of steps under constant settings; a constant recipe is one Stage.
-
-    Attributes:
-      steps: number of optimizer steps.
-      image_size: training pixels.
-      augment: host and device augmentation, with nothing left to resolve.
-      drop_rate: dropout before the classifier.
-    """
-
-    steps: int
-    image_size: int
-    augment: AugmentConfig
-    drop_rate: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,13 +209,21 @@ class Recipe:
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages of training, in order; their steps sum to ``total_steps``."""
-        return (
-            Stage(
-                steps=self.total_steps,
-                image_size=self.train_image_size,
-                augment=self._resolved_augment(),
-                drop_rate=self._or_variant("drop_rate", self.drop_rate),
-            ),
+        return make_stages(
+            self.progressive,
+            self.constant_stage,
+            steps_per_epoch=self.steps_per_epoch,
+            seed=self.seed,
+        )
+
+    @property
+    def constant_stage(self) -> Stage:
+        """The whole run without progressive learning: what the last stage is like."""
+        return Stage(
+            steps=self.total_steps,
+            image_size=self.train_image_size,
+            augment=self._resolved_augment(),
+            drop_rate=self._or_variant("drop_rate", self.drop_rate),
         )
 
     def create_model(self) -> Any:
@@ -244,7 +236,7 @@ class Recipe:
             **self.overrides,
         )
         return model.clone(
-            drop_rate=self.stages[0].drop_rate, stochastic_depth_rate=rate
+            drop_rate=self.constant_stage.drop_rate, stochastic_depth_rate=rate
         )
 
     def _resolved_augment(self) -> AugmentConfig:

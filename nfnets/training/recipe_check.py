@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nfnets import registry
 from nfnets.data.augment_config import check_augment, check_eval_crop
 from nfnets.errors import UserError
+from nfnets.training.stages import check_progressive
 
 if TYPE_CHECKING:
     from nfnets.training.recipe import Recipe
@@ -40,6 +41,7 @@ def check(recipe: Recipe) -> None:
     _check_schedule(recipe.optim)
     _check_descent(recipe.optim)
     _check_loss(recipe)
+    check_progressive(recipe.progressive, recipe.constant_stage)
     check_eval_crop(recipe.eval_crop)
     for stage in recipe.stages:
         check_augment(stage.augment)

@@ -18,7 +18,8 @@ class DataConfig:
       num_train: training images the recipe was written for; the opened source's own
         number replaces it (``Recipe.for_source``).
       holdout: training images kept from training, to choose settings with
-        (``eval.split``); 10000 in the official code, 0 for the published numbers.
+        (``eval.split``): their number, or below 1 their share. NFNet's code keeps
+        10000, and 0 for the published numbers; EfficientNetV2's 20 files of 1024.
       num_classes: width of the classifier; the source may hold fewer classes. None
         takes the source's own number (``Recipe.for_source``).
       reference_classes: classes of the data the recipe was written for; ``Recipe`` goes
@@ -38,7 +39,7 @@ class DataConfig:
     source: str
     data_dir: str | None
     num_train: int
-    holdout: int
+    holdout: float
     num_classes: int | None
     reference_classes: int
     label_sets: str | None
@@ -101,22 +102,22 @@ class OptimConfig:
 class ProgressiveConfig:
     """Progressive learning (EfficientNetV2, Sec. 4 and Algorithm 1), for any network.
 
-    Training has stages of equal length. Image size and regularisation go linearly from
-    the values here in the first stage to the recipe's own in the last; what is None
-    here stays at the recipe's own value throughout.
+    Image size and regularisation go linearly, in M settings, from the values here to
+    the recipe's own; what is None here stays at the recipe's own value throughout. In
+    increasing order each setting is one stage, and all are equally long.
 
     Attributes:
-      stages: M, their number; 1 switches progressive learning off.
+      stages: M, the number of settings; 1 switches progressive learning off.
       order: ``increasing`` (the paper's method), or ``random``, the paper's comparison:
         every ``random_epochs`` one of the M settings is drawn from ``seed``.
       random_epochs: epochs per draw of ``random``, 8 in the paper; None otherwise.
       skip_first_size: whether the sizes are the last M of M + 1 equally spaced ones, as
         in the released code, so that no stage has the first size.
-      image_size: S_0, pixels in the first stage.
-      randaugment_magnitude: in the first stage, out of 10.
-      mixup_alpha: in the first stage; 0 for none.
-      cutmix_alpha: in the first stage; 0 for none.
-      drop_rate: in the first stage, [0, 1).
+      image_size: S_0, pixels of the first setting (or before it: skip_first_size).
+      randaugment_magnitude: of the first setting, out of 10.
+      mixup_alpha: likewise; 0 for none.
+      cutmix_alpha: likewise; 0 for none.
+      drop_rate: likewise, [0, 1).
     """
 
     stages: int
@@ -128,6 +129,20 @@ class ProgressiveConfig:
     mixup_alpha: float | None
     cutmix_alpha: float | None
     drop_rate: float | None
+
+
+# No progressive learning.
+CONSTANT = ProgressiveConfig(
+    stages=1,
+    order="increasing",
+    random_epochs=None,
+    skip_first_size=False,
+    image_size=None,
+    randaugment_magnitude=None,
+    mixup_alpha=None,
+    cutmix_alpha=None,
+    drop_rate=None,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,10 +167,10 @@ class EvalConfig:
       every_epochs: between evaluations; the last step is always evaluated.
       batch_size: images per step over all devices; the result does not depend on it.
       image_size: pixels; None takes the model variant's test size.
-      crop: ``resize``, ``resize_crop`` or ``crop_resize`` (``nfnets.data.augment``).
+      crop: one of ``augment_config.EVAL_CROPS`` (``EvalCrop`` says what each does).
       crop_pct: share of the resized side that is kept, (0, 1]; None keeps all but 32
-        pixels.
-      interpolation: ``bilinear`` or ``bicubic``.
+        pixels; ``resize`` and ``v2`` do not read it.
+      interpolation: one of ``augment_config.KERNELS``.
       antialias: whether downscaling widens the kernel.
     """
 

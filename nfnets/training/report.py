@@ -7,14 +7,17 @@ import dataclasses
 import io
 import json
 import platform
+import statistics
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
 from etils import epath
 
+from nfnets.training.curves import draw_curves
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
+from nfnets.training.stages import Stage, stage_ends
 from nfnets.training.storage import write_atomically
 from nfnets.training.workdir import read_rows
 
@@ -68,7 +71,7 @@ def write_reports(
     """Writes metrics.csv, curves.png and report.md anew; returns their paths."""
     rows = latest_rows(read_rows(workdir))
     write_csv(workdir / "metrics.csv", rows)
-    draw_curves(workdir / "curves.png", rows, title=recipe.name)
+    draw_curves(workdir / "curves.png", rows, recipe.stages, title=recipe.name)
     write_atomically(workdir / "report.md", report_text(rows, recipe, facts))
     return [workdir / name for name in ("metrics.csv", "curves.png", "report.md")]
 
@@ -80,51 +83,6 @@ def write_csv(path: epath.Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(buffer, fieldnames=names, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(path, buffer.getvalue())
-
-
-# Panels of curves.png: title, the keys drawn in it, whether the axis is logarithmic.
-PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
-    ("loss", ("train/loss", "eval/loss", "eval_ema/loss"), True),
-    ("top-1 accuracy", ("train/top1", "eval/top1", "eval_ema/top1"), False),
-    ("learning rate", ("train/learning_rate",), False),
-    (
-        "fraction of units clipped",
-        (
-            "train/agc_clipped/weights",
-            "train/agc_clipped/gains_biases",
-            "train/agc_clipped",
-        ),
-        False,
-    ),
-)
-
-
-def draw_curves(path: epath.Path, rows: Sequence[Row], title: str) -> None:
-    """Draws loss, accuracy, learning rate and clipping over the steps, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    for axes, (name, keys, logarithmic) in zip(
-        figure.subplots(2, 2).flat, PANELS, strict=True
-    ):
-        for key in keys:
-            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
-            if points:
-                marker = "o" if key.startswith("eval") else None
-                axes.plot(*zip(*points, strict=True), label=key, marker=marker, ms=3)
-        axes.set_title(name)
-        axes.set_xlabel("step")
-        axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend(fontsize="small")
-            if logarithmic:
-                axes.set_yscale("log")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
     write_atomically(path, buffer.getvalue())
 
 
@@ -152,6 +110,7 @@ def report_text(rows: Sequence[Row], recipe: Recipe, facts: RunFacts) -> str:
         "",
         "![curves](curves.png)",
         "",
+        *_stage_table(rows, recipe.stages),
         "## Differences from the named config",
         "",
         *(changed or ["None."]),
@@ -164,6 +123,44 @@ def report_text(rows: Sequence[Row], recipe: Recipe, facts: RunFacts) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _stage_table(rows: Sequence[Row], stages: Sequence[Stage]) -> list[str]:
+    """Size, regularisation and speed of each stage; nothing for a constant recipe."""
+    if len(stages) == 1:
+        return []
+    lines = [
+        "## Stages",
+        "",
+        "| steps | px | RandAugment | mixup | cutmix | dropout | images/s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    first = 1
+    for stage, end in stage_ends(stages):
+        augment = stage.augment
+        regularisation = (
+            augment.randaugment_magnitude or 0,
+            augment.mixup_alpha,
+            augment.cutmix_alpha,
+            stage.drop_rate,
+        )
+        speed = images_per_second(rows, first, end)
+        cells = [
+            f"{first} to {end}",
+            f"{stage.image_size}",
+            *(f"{value:.4g}" for value in regularisation),
+            "no row" if speed is None else f"{speed:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+        first = end + 1
+    return [*lines, ""]
+
+
+def images_per_second(rows: Sequence[Row], first: int, last: int) -> float | None:
+    """Median speed of the rows of steps ``first`` to ``last``; None without rows."""
+    key = "train/images_per_second"
+    speeds = [row[key] for row in rows if first <= row["step"] <= last and key in row]
+    return statistics.median(speeds) if speeds else None
 
 
 def _results_table(evaluations: Sequence[Row]) -> list[str]:

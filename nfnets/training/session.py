@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,14 +17,13 @@ from nfnets.data.mixing import check_mixing
 from nfnets.data.pipeline import (
     TrainIterator,
     make_train_iter,
-    train_batch_shapes,
 )
 from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.initial_weights import initial_variables
 from nfnets.training.metrics import Row
 from nfnets.training.optimizer import make_optimizer
-from nfnets.training.recipe import Recipe, Stage
+from nfnets.training.recipe import Recipe
 from nfnets.training.report import RunFacts
 from nfnets.training.run_data import (
     check_label_sets,
@@ -34,8 +32,8 @@ from nfnets.training.run_data import (
     digest_of,
     open_split,
 )
+from nfnets.training.stages import describe_stages
 from nfnets.training.state import TrainState, init_state
-from nfnets.training.steps import make_train_step
 from nfnets.training.tensorboard import Board
 
 Log = Callable[[str], None]
@@ -135,6 +133,8 @@ def prepare(
     log(f"input    {describe_backend(recipe.data.backend)}")
     log(f"devices  {facts.devices}, batch {recipe.batch_size}")
     log(f"run      {recipe.total_steps} steps in {directory}")
+    for line in describe_stages(recipe.stages):
+        log(f"stage    {line}")
     return Run(
         recipe=recipe,
         directory=directory,
@@ -202,43 +202,6 @@ def log_row(run: Run, position: Position, values: Row) -> Row:
         workdir.append_row(run.directory, row)
         run.board.write(position.step, values)
     return row
-
-
-def abstract_batch(recipe: Recipe, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and dtypes of this process's share of a batch, device axis first."""
-    shapes = train_batch_shapes(
-        stage.augment,
-        stage.image_size,
-        recipe.batch_size // parallel.num_devices(),
-        len(parallel.devices()),
-    )
-    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
-
-
-def compile_step(
-    recipe: Recipe,
-    stage: Stage,
-    model: Any,
-    tx: Any,
-    state: TrainState,
-    log: Log,
-    *,
-    label_sets: np.ndarray | None,
-) -> Any:
-    """The compiled train step of a stage; ``state`` may be shapes only."""
-    model = model.clone(drop_rate=stage.drop_rate)
-    step = parallel.pmap_train_step(
-        make_train_step(
-            model, tx, recipe, parallel.AXIS, stage=stage, label_sets=label_sets
-        )
-    )
-    if jax.process_count() > 1:  # pmap cannot be compiled ahead of its call there
-        log("compile  with the first step")
-        return step
-    started = time.monotonic()
-    compiled = step.lower(state, abstract_batch(recipe, stage)).compile()
-    log(f"compile  {time.monotonic() - started:.1f} s at {stage.image_size} px")
-    return compiled
 
 
 def make_batches(run: Run, position: Position, log: Log) -> TrainIterator:

@@ -23,8 +23,9 @@ from nfnets.training.losses import (
     threshold_targets,
 )
 from nfnets.training.optimizer import clipped_fractions, count_units, learning_rate
-from nfnets.training.recipe import Recipe, Stage
+from nfnets.training.recipe import Recipe
 from nfnets.training.schedules import ema_ramp
+from nfnets.training.stages import Stage
 from nfnets.training.state import TrainState
 
 Batch = dict[str, jax.Array]

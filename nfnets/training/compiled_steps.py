@@ -1,0 +1,141 @@
+"""Compiled train steps, one per setting; the next one while this one trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Any
+
+import jax
+import numpy as np
+
+from nfnets.data.pipeline import train_batch_shapes
+from nfnets.training import parallel, processes
+from nfnets.training.recipe import Recipe
+from nfnets.training.stages import Stage
+from nfnets.training.state import TrainState
+from nfnets.training.steps import make_train_step
+
+Log = Callable[[str], None]
+
+# While waiting for the compiler, whether the run is to stop.
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def abstract_batch(recipe: Recipe, stage: Stage) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of this process's share of a batch, device axis first."""
+    shapes = train_batch_shapes(
+        stage.augment,
+        stage.image_size,
+        recipe.batch_size // parallel.num_devices(),
+        len(parallel.devices()),
+    )
+    return {name: jax.ShapeDtypeStruct(*shape) for name, shape in shapes.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """A train step and what its compilation took; 0 where it comes with its first call.
+
+    Attributes:
+      step: (state, batch) -> (state, metrics), on all devices of this process.
+      seconds: of compilation, tracing included.
+    """
+
+    step: Any
+    seconds: float
+
+
+def compile_step(
+    stage: Stage,
+    recipe: Recipe,
+    model: Any,
+    tx: Any,
+    state: TrainState,
+    label_sets: np.ndarray | None,
+) -> Compiled:
+    """The train step of a stage.
+
+    Args:
+      stage: what it is for.
+      recipe: with ``for_source`` applied.
+      model: of ``recipe.create_model``.
+      tx: of ``make_optimizer``.
+      state: a state or its shapes.
+      label_sets: of ``open_label_sets``.
+    """
+    model = model.clone(drop_rate=stage.drop_rate)
+    step = parallel.pmap_train_step(
+        make_train_step(
+            model, tx, recipe, parallel.AXIS, stage=stage, label_sets=label_sets
+        )
+    )
+    if jax.process_count() > 1:  # pmap cannot be compiled ahead of its call there
+        return Compiled(step, 0.0)
+    started = time.monotonic()
+    compiled = step.lower(state, abstract_batch(recipe, stage)).compile()
+    return Compiled(compiled, time.monotonic() - started)
+
+
+class CompiledSteps:
+    """The steps of a run's stages, each setting compiled once, in threads of their own.
+
+    With several processes nothing is compiled ahead, and there are no threads.
+
+    Args:
+      compile_stage: ``compile_step`` of a run.
+      log: is told what was compiled, and at once what could not be.
+    """
+
+    def __init__(self, compile_stage: Callable[[Stage], Compiled], log: Log) -> None:
+        self._compile_stage, self._log = compile_stage, log
+        self._found: dict[Stage, Future[Compiled]] = {}
+        self._told: set[Stage] = set()
+
+    def start(self, stage: Stage) -> None:
+        """Begins to compile a stage's step, unless that was begun before."""
+        setting = dataclasses.replace(stage, steps=0)
+        if setting in self._found:
+            return
+        future: Future[Compiled] = Future()
+        self._found[setting] = future
+
+        def run() -> None:
+            try:
+                future.set_result(self._compile_stage(stage))
+            except BaseException as error:
+                text = " ".join(str(error).split())[:300]
+                self._log(f"compile  failed at {stage.image_size} px: {text}")
+                future.set_exception(error)
+
+        if jax.process_count() > 1:
+            run()
+        else:
+            threading.Thread(target=run, name=processes.COMPILING).start()
+
+    def get(self, stage: Stage, stop_requested: Callable[[], bool]) -> Any:
+        """The stage's step, when it is compiled; None when asked to stop before that.
+
+        Raises:
+          Exception: what compiling it raised.
+        """
+        started = time.monotonic()
+        setting = dataclasses.replace(stage, steps=0)
+        ahead = setting in self._found
+        self.start(stage)
+        future = self._found[setting]
+        while not future.done():
+            if stop_requested():
+                return None
+            wait([future], timeout=SECONDS_BETWEEN_LOOKS)
+        compiled = future.result()
+        if setting not in self._told:
+            self._told.add(setting)
+            waited = f" while training, waited {time.monotonic() - started:.1f} s"
+            when = f"{compiled.seconds:.1f} s{waited if ahead else ''}"
+            when = when if compiled.seconds else "with the first step"
+            self._log(f"compile  {when} at {stage.image_size} px")
+        return compiled.step
