@@ -1,11 +1,13 @@
-"""Measures the input pipeline here: ``python experiments/benchmark.py input``.
+"""Measures speed and memory here: ``python experiments/benchmark.py input``.
 
 ``input`` runs our loaders and those of others on the same JPEGs, each in a process of
 its own, pinned to --cores, in several rounds, and prints a Markdown table.
 ``memory`` runs our loader over many batches and prints what it needed at most.
+``step`` times the train steps of several networks or recipes in turns, on this device.
 
 What is not installed is named, with the command that installs it, and left out.
-Linux only. docs/benchmarks.md says what is measured and what came out.
+The first two are for Linux only. docs/benchmarks.md says what is measured and what came
+out.
 
 Exit status: 0 measured, 1 something failed (its last line is printed), 2 a mistake in
 the command, which one line says.
@@ -42,7 +44,9 @@ from nfnets.benchmark.variants import (
     missing_packages,
 )
 from nfnets.errors import UserError
+from nfnets.training.config_files import load_config
 
+CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 MADE_UP_IMAGES = 300
 
 
@@ -51,7 +55,12 @@ def main(argv: Sequence[str]) -> int:
     args = parse_arguments(argv)
     try:
         check_arguments(args)
-        return measure_memory(args) if args.command == "memory" else measure_input(args)
+        commands = {
+            "input": measure_input,
+            "memory": measure_memory,
+            "step": measure_steps,
+        }
+        return commands[args.command](args)
     except MeasurementFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -81,6 +90,14 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     memory.add_argument("--backend", default="auto", help="native, python or auto")
     memory.set_defaults(batches=200)
+    step = commands.add_parser("step", help="train steps, beside the first's")
+    step.add_argument(
+        "--config", required=True, help="names of configs, separated by ,"
+    )
+    step.add_argument("--models", default="", help="of one config; default: its own")
+    step.add_argument("--size", type=int, help="pixels; default: the last stage's")
+    step.add_argument("--batch_size", type=int, help="default: the config's")
+    step.add_argument("--json", help="file for all numbers")
     for command in (speed, memory):
         command.add_argument("--size", type=int, default=224, help="side, in pixels")
         command.add_argument("--cores", default="0", help="such as 0 or 0,1 or 0-3")
@@ -94,10 +111,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuses counts below 1, and systems without /proc."""
-    if not sys.platform.startswith("linux"):
+    if args.command != "step" and not sys.platform.startswith("linux"):
         raise UserError(f"measuring needs Linux's /proc; this is {sys.platform}")
     for name in ("size", "batches", "batch_size", "rounds"):
-        if vars(args).get(name, 1) < 1:
+        value = vars(args).get(name)
+        if value is not None and value < 1:
             raise UserError(f"--{name} is {vars(args)[name]}; expected 1 or more")
 
 
@@ -159,6 +177,27 @@ def measure_memory(args: argparse.Namespace) -> int:
         result = run_process("nfnets.benchmark.memory", settings, cores, timeout_s=None)
     print(f"\n{headline(context)}\n\n{format_memory(result, args.batch_size)}")
     write_json(args.json, {**context, **result})
+    return 0
+
+
+def measure_steps(args: argparse.Namespace) -> int:
+    """Compares train steps with the first one's; returns the exit status."""
+    from nfnets.training.step_benchmark import (
+        benchmark_recipes,
+        compare_steps,
+        format_steps,
+    )
+
+    recipes = benchmark_recipes(
+        [load_config(name, CONFIG_DIR) for name in args.config.split(",")],
+        [name for name in args.models.split(",") if name],
+        image_size=args.size,
+        batch_size=args.batch_size,
+    )
+    rows = compare_steps(recipes, say)
+    print(f"\n{format_steps(rows)}")
+    context = {"settings": vars(args), "machine": machine(), "versions": versions()}
+    write_json(args.json, {**context, "rows": [asdict(row) for row in rows]})
     return 0
 
 

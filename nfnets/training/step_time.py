@@ -1,0 +1,126 @@
+"""How long a train step takes on the device at hand, beside another one.
+
+Machines slow down and speed up while one measures, so two steps are timed in turns, and
+the ratio is taken of neighbours in time. What is timed is the step that training
+compiles (``compiled_steps.compile_step``), with its batch on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from nfnets import flops
+from nfnets.data.label_sets import stand_in_label_sets
+from nfnets.initialize import init_variables
+from nfnets.training import parallel, processes
+from nfnets.training.compiled_steps import compile_step
+from nfnets.training.dry_run import random_batch
+from nfnets.training.optimizer import make_optimizer
+from nfnets.training.recipe import Recipe
+from nfnets.training.state import init_state
+
+BLOCKS = 11
+WARM_UP_STEPS = 1
+# A block is timed as a whole, and long enough for the clock and the dispatch to vanish.
+SECONDS_PER_BLOCK = 0.2
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTime:
+    """Seconds of a train step, and of another one at the same time.
+
+    Attributes:
+      seconds: median over blocks.
+      reference_seconds: of the other one, likewise.
+      ratio: median over pairs of neighbouring blocks.
+      spread: standard deviation of these pairs' ratios over their median.
+    """
+
+    seconds: float
+    reference_seconds: float
+    ratio: float
+    spread: float
+
+
+# Seconds per step of a block of so many steps.
+Timer = Callable[[int], float]
+
+
+def make_timer(recipe: Recipe, log: Callable[[str], None]) -> Timer:
+    """Compiles the first stage's step of a recipe; the result runs and times it.
+
+    The state lies on the device only while a block runs, so that a timer kept for
+    long takes no memory there.
+
+    Args:
+      recipe: with ``for_source`` applied.
+      log: is told how long compiling took.
+    """
+    stage, model = recipe.stages[0], recipe.create_model()
+    shapes = flops.abstract_variables(model, stage.image_size)
+    tx = make_optimizer(recipe, shapes["params"])
+
+    def first_state(variables: Any) -> Any:
+        return init_state(variables, tx, keep_ema=recipe.ema_decay is not None)
+
+    abstract = jax.eval_shape(first_state, shapes)
+    label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
+    compiled = compile_step(stage, recipe, model, tx, abstract, label_sets)
+    step = compiled.step
+    log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
+    variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
+    state_on_host = jax.device_get(first_state(variables))
+    batch_on_host = random_batch(recipe, stage)
+
+    def time_block(steps: int) -> float:
+        state = parallel.place_state(jax.tree.map(np.copy, state_on_host))
+        batch = parallel.place_batch(batch_on_host)
+        for _ in range(WARM_UP_STEPS):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
+        started = time.perf_counter()
+        for _ in range(steps):
+            state, _ = step(state, batch)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - started) / steps
+
+    return time_block
+
+
+def compare(timer: Timer, reference: Timer) -> StepTime:
+    """Times two steps in turns, the order of each pair reversed after the last's."""
+    num_steps = [_steps_per_block(each) for each in (timer, reference)]
+    pairs = []
+    for block in range(BLOCKS):
+        timed = {}
+        for which in (0, 1) if block % 2 == 0 else (1, 0):
+            timed[which] = (timer, reference)[which](num_steps[which])
+        pairs.append((timed[0], timed[1]))
+    return summarize(pairs)
+
+
+def summarize(pairs: list[tuple[float, float]]) -> StepTime:
+    """From (its, the reference's) seconds of neighbouring blocks."""
+    ratios = [ours / theirs for ours, theirs in pairs]
+    ratio = statistics.median(ratios)
+    return StepTime(
+        seconds=statistics.median(ours for ours, _ in pairs),
+        reference_seconds=statistics.median(theirs for _, theirs in pairs),
+        ratio=ratio,
+        spread=statistics.pstdev(ratios) / ratio,
+    )
+
+
+def _steps_per_block(timer: Timer) -> int:
+    timer(1)  # what the first call does beside computing is not timed
+    steps = max(1, math.ceil(SECONDS_PER_BLOCK / timer(1)))
+    # All processes must run the same number.
+    return processes.total(steps) // jax.process_count()
