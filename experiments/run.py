@@ -12,15 +12,10 @@ the watchdog, 1 anything else.
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shlex
-import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 try:
@@ -28,6 +23,17 @@ try:
     from etils import epath
     from ml_collections import config_flags
 
+    from nfnets.command_line import (
+        EXIT_COMPLETE,
+        EXIT_INTERRUPTED,
+        EXIT_NON_FINITE,
+        end_with_status,
+        parse_flags,
+        quiet_checkpoint_library,
+        say,
+        stop_on_signals,
+        use_compilation_cache,
+    )
     from nfnets.errors import UserError
     from nfnets.training import processes
     from nfnets.training.config_files import load_config, rewrite_argv
@@ -39,9 +45,6 @@ except ImportError as missing:
     sys.exit(2)
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
-
-EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
-EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -66,16 +69,7 @@ flags.DEFINE_bool("dry_run", False, "Parameters, MACs, memory, one synthetic ste
 
 def main(argv: list[str]) -> int:
     """Runs the command and returns its exit status, or ends the process with it."""
-    try:
-        status = run_command(argv)
-    except UserError as error:
-        status = say_error(" ".join(str(error).split()))
-    except ImportError as error:
-        status = say_error(f'{error}; training needs: pip install ".[train]"')
-    except Exception:
-        traceback.print_exc()
-        status = EXIT_OTHER
-    return processes.leave(status)
+    return end_with_status(run_command, argv)
 
 
 def run_command(argv: list[str]) -> int:
@@ -84,42 +78,12 @@ def run_command(argv: list[str]) -> int:
         print(f"{__doc__}\n{FLAGS.module_help(sys.modules[__name__])}")
         return EXIT_COMPLETE
     arguments, name = rewrite_argv(argv, CONFIG_DIR)
-    parse_flags(arguments)
+    parse_flags(arguments, FLAGS)
     if FLAGS.list:
         return print_names()
     if name is None:
         raise UserError("give --config=NAME; --config=digits runs anywhere (--list)")
     return run_config(name, shlex.join(["python", *argv]))
-
-
-def say_error(message: str) -> int:
-    """Prints one line, with the process where there are several; gives status 2."""
-    where = processes.name()
-    print(f"error: {f'{where}: ' if where else ''}{message}", file=sys.stderr)
-    return EXIT_USER_ERROR
-
-
-def parse_flags(arguments: list[str]) -> None:
-    """Parses with absl; its errors and the config library's become one line."""
-    absent = [a for a in arguments if a.startswith("--config.") and a.endswith("=None")]
-    # The config library reads overrides from sys.argv, where --config must come first.
-    sys.argv = [a for a in arguments if a not in absent]
-    try:
-        rest = FLAGS(sys.argv)
-        for argument in absent:
-            path = argument.removeprefix("--config.").removesuffix("=None")
-            with FLAGS.config.ignore_type():
-                FLAGS.config.update_from_flattened_dict({path: None})
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = error.args[0] if error.args else error
-        if isinstance(error, AttributeError | KeyError):
-            field = str(message).strip("\"'")
-            message = f"the config has no field {field}"
-        raise UserError(f"{message} (--print_config shows all fields)") from error
-    if len(rest) > 1:
-        raise UserError(
-            f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"
-        )
 
 
 def run_config(name: str, command: str) -> int:
@@ -208,12 +172,6 @@ def say_result(recipe: Recipe, row: Mapping[str, Any] | None) -> None:
             )
 
 
-def say(message: str) -> None:
-    """Prints a line at once, on process 0 only."""
-    if processes.is_main():
-        print(message, flush=True)
-
-
 def describe(recipe: Recipe) -> dict[str, Any]:
     """The recipe's facts, and what follows from them."""
     return {
@@ -246,53 +204,6 @@ def print_names() -> int:
         for listed in names:
             print(f"  {listed}")
     return EXIT_COMPLETE
-
-
-def stop_on_signals() -> Callable[[], bool]:
-    """Catches SIGTERM and SIGINT; the function says whether one came.
-
-    A second one ends the program at once.
-    """
-    received: list[int] = []
-
-    def remember(number: int, frame: FrameType | None) -> None:
-        del frame
-        received.append(number)
-        signal.signal(number, signal.SIG_DFL)
-        # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nstopping: saving, then leaving (again: leave now)\n")
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, remember)
-    return lambda: bool(received)
-
-
-def quiet_checkpoint_library() -> None:
-    """Keeps orbax's own tracebacks off the screen when it meets a damaged or full disk.
-
-    What failed is said by our own messages, in one line.
-    """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    show = sys.unraisablehook
-
-    def show_others(problem: Any) -> None:
-        if str(problem.exc_value) != "Event loop is closed":
-            show(problem)
-
-    sys.unraisablehook = show_others
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled steps between runs, per user; JAX's own variable overrides."""
-    import jax
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
-        jax.config.update(
-            "jax_compilation_cache_dir", str(Path(base) / "nfnets-flax" / "xla")
-        )
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 if __name__ == "__main__":

@@ -130,6 +130,31 @@ def test_registry_is_the_only_place_that_names_families():
         assert not strings & set(FAMILIES), path
 
 
+SEARCH_MAY_USE = (
+    "effnetv2",
+    "nfnets.errors",
+    "nfnets.flops",
+    "nfnets.initialize",
+    "nfnets.registry",
+    "nfnets.training",
+)
+NETWORKS = ("__init__", "model", "blocks", "block_strings", "stage_tables")
+SEARCH = [p for p in ROOT.glob("effnetv2/*.py") if p.stem not in NETWORKS]
+
+
+@pytest.mark.parametrize("path", sorted(SEARCH), ids=module_name)
+def test_search_trains_by_the_loop_and_makes_networks_by_name(path):
+    others = {n for n in own(path) if not within(n, SEARCH_MAY_USE)} - {"nfnets"}
+    assert not others
+    assert not within("effnetv2.model", tuple(own(path)))
+    assert not {n for n in imports(path) if within(n, ("absl", "flax", "optax"))}
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/**/*.py")), ids=module_name)
+def test_the_core_imports_no_paper(path):
+    assert not {n for n in own(path) if within(n, ("effnetv2", "resnet_rs"))}
+
+
 def test_agc_imports_jax_and_optax_only():
     allowed = ("jax", "optax", "typing", "collections", "__future__")
     found = imports(ROOT / "nfnets" / "agc.py")

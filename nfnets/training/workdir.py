@@ -143,8 +143,8 @@ def check_space(workdir: epath.Path, state_bytes: int) -> None:
         )
 
 
-def append_row(workdir: epath.Path, row: Row) -> None:
-    """Appends one line to ``metrics.jsonl``, whole or not at all.
+def append_row(workdir: epath.Path, row: Row, name: str = METRICS) -> None:
+    """Appends one line to ``metrics.jsonl``, or file ``name``, whole or not at all.
 
     Floats are printed so that they read back to the same bits.
 
@@ -152,7 +152,7 @@ def append_row(workdir: epath.Path, row: Row) -> None:
       UserError: the disk is full or read-only.
     """
     line = json.dumps(row, allow_nan=False) + "\n"
-    path = workdir / METRICS
+    path = workdir / name
     if is_remote(path):  # objects cannot grow
         with refusals_of("read", path):
             old = path.read_text() if path.exists() else ""
@@ -172,9 +172,9 @@ def append_row(workdir: epath.Path, row: Row) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_rows(workdir: epath.Path) -> list[Row]:
-    """All rows of ``metrics.jsonl``, in order; none when there is no such file."""
-    path = workdir / METRICS
+def read_rows(workdir: epath.Path, name: str = METRICS) -> list[Row]:
+    """All rows of ``metrics.jsonl`` or ``name``; none when there is no such file."""
+    path = workdir / name
     if not path.exists():
         return []
     rows = []
@@ -189,13 +189,13 @@ def read_rows(workdir: epath.Path) -> list[Row]:
     return rows
 
 
-def drop_torn_row(workdir: epath.Path) -> bool:
+def drop_torn_row(workdir: epath.Path, name: str = METRICS) -> bool:
     """Removes a last line that a crash cut short; its step is done again anyway.
 
     Returns:
       Whether there was one.
     """
-    path = workdir / METRICS
+    path = workdir / name
     if is_remote(path) or not path.exists():
         return False
     data = path.read_bytes()

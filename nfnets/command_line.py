@@ -1,0 +1,130 @@
+"""What the programs of ``experiments/`` share: flags, signals, exit statuses, one line.
+
+Exit status: 0 complete, 2 a mistake in the command, data or settings (one line says
+which), 3 the numbers went non-finite, 75 interrupted and saved, 1 anything else.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from absl import flags
+
+from nfnets.errors import UserError
+from nfnets.training import processes
+
+EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
+EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
+
+
+def end_with_status(command: Callable[[list[str]], int], argv: list[str]) -> int:
+    """Runs a program's command; its errors become a line or a traceback, and a status.
+
+    Where there are several processes, one that failed ends here.
+    """
+    try:
+        status = command(argv)
+    except UserError as error:
+        status = say_error(" ".join(str(error).split()))
+    except ImportError as error:
+        status = say_error(f'{error}; training needs: pip install ".[train]"')
+    except Exception:
+        traceback.print_exc()
+        status = EXIT_OTHER
+    return processes.leave(status)
+
+
+def say_error(message: str) -> int:
+    """Prints one line, with the process where there are several; gives status 2."""
+    where = processes.name()
+    print(f"error: {f'{where}: ' if where else ''}{message}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def say(message: str) -> None:
+    """Prints a line at once, on process 0 only."""
+    if processes.is_main():
+        print(message, flush=True)
+
+
+def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
+    """Parses with absl; its errors and the config library's become one line.
+
+    Args:
+      arguments: as ``config_files.rewrite_argv`` gives them.
+      values: ``absl.flags.FLAGS``, with a ``config`` among them.
+    """
+    absent = [a for a in arguments if a.startswith("--config.") and a.endswith("=None")]
+    # The config library reads overrides from sys.argv, where --config must come first.
+    sys.argv = [a for a in arguments if a not in absent]
+    try:
+        rest = values(sys.argv)
+        for argument in absent:
+            path = argument.removeprefix("--config.").removesuffix("=None")
+            with values.config.ignore_type():
+                values.config.update_from_flattened_dict({path: None})
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        message = error.args[0] if error.args else error
+        if isinstance(error, AttributeError | KeyError):
+            field = str(message).strip("\"'")
+            message = f"the config has no field {field}"
+        raise UserError(f"{message} (--print_config shows all fields)") from error
+    if len(rest) > 1:
+        raise UserError(
+            f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"
+        )
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """Catches SIGTERM and SIGINT; the function says whether one came.
+
+    A second one ends the program at once.
+    """
+    received: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping: saving, then leaving (again: leave now)\n")
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, remember)
+    return lambda: bool(received)
+
+
+def quiet_checkpoint_library() -> None:
+    """Keeps orbax's own tracebacks off the screen when it meets a damaged or full disk.
+
+    What failed is said by our own messages, in one line.
+    """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    show = sys.unraisablehook
+
+    def show_others(problem: Any) -> None:
+        if str(problem.exc_value) != "Event loop is closed":
+            show(problem)
+
+    sys.unraisablehook = show_others
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled steps between runs, per user; JAX's own variable overrides."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        base = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+        jax.config.update(
+            "jax_compilation_cache_dir", str(Path(base) / "nfnets-flax" / "xla")
+        )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
