@@ -116,7 +116,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     for name in ("size", "batches", "batch_size", "rounds"):
         value = vars(args).get(name)
         if value is not None and value < 1:
-            raise UserError(f"--{name} is {vars(args)[name]}; expected 1 or more")
+            raise UserError(f"--{name} is {value}; expected 1 or more")
 
 
 def measure_input(args: argparse.Namespace) -> int:

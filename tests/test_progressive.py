@@ -245,7 +245,7 @@ def test_waiting_for_the_compiler_ends_when_asked_to_stop():
 
 
 def test_a_step_that_cannot_be_compiled_loses_no_steps(tmp_path, monkeypatch):
-    """The second stage's; 14 steps in two stages, and no checkpoint is due before."""
+    """The second stage's; stages of 7 and 8 steps, and no checkpoint is due before."""
     real = loop.compile_step
 
     def compile_step(stage, **run):
@@ -268,4 +268,4 @@ def test_a_step_that_cannot_be_compiled_loses_no_steps(tmp_path, monkeypatch):
     assert (tmp_path / "checkpoints" / "7").is_dir()
     assert loop.train_and_evaluate(recipe, tmp_path, log=str).complete
     steps = [r["step"] for r in workdir.read_rows(tmp_path) if "train/loss" in r]
-    assert steps == [2, 4, 6, 8, 10, 12, 14] or steps[-1] == 15
+    assert steps == [2, 4, 6, 8, 10, 12, 14, 15]
