@@ -70,6 +70,7 @@ setup(
         "nfnets.data.native",
         "nfnets.training",
         "nfnets.weights",
+        "resnet_rs",
     ],
     package_data={"nfnets": ["py.typed"]},
     ext_modules=[

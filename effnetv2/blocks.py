@@ -19,6 +19,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from effnetv2.block_strings import StageSpec
+from nfnets.batch_norm import named_norm
 from nfnets.layers import SqueezeExcite, StochasticDepth, conv2d
 
 
@@ -156,38 +157,18 @@ class Conv(nn.Module):
         )
 
 
-def batch_norm(
-    name: str, *, momentum: float, train: bool, dtype: DTypeLike
-) -> nn.BatchNorm:
-    """BatchNorm over N, H, W of one device's images, a submodule.
-
-    Statistics and arithmetic are float32, the result is cast to ``dtype``. With
-    ``train`` the statistics are the batch's, else the running averages.
-    """
-    # Differs: officially up to eight TPU cores share the statistics of a batch; here,
-    # as there on GPUs, a device has its own. The variance that is averaged is that of
-    # the batch, not an unbiased estimate, on both sides.
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=momentum,
-        epsilon=1e-3,
-        use_fast_variance=False,
-        dtype=dtype,
-        name=name,
-    )
-
-
 class MBConv(nn.Module):
     """Inverted bottleneck, or its fused form, around a shortcut where shapes allow.
 
     MBConv: 1x1 expansion (none where the expansion is 1), depthwise convolution, SE,
     1x1 projection. Fused-MBConv: one convolution instead of the first two; where the
     expansion is 1, one for everything, which alone is activated at the end, and SE is
-    before it. The sum with the shortcut is not activated.
+    before it. The sum with the shortcut is not activated. ``make_norm`` makes a
+    BatchNorm of a name.
     """
 
     spec: BlockSpec
-    bn_momentum: float
+    make_norm: Callable[..., nn.Module]
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -244,7 +225,5 @@ class MBConv(nn.Module):
 
     def _parts(self, train: bool) -> tuple[Callable[..., Conv], Callable[..., Any]]:
         """Convolution and BatchNorm with what all of a block's have in common."""
-        norm = functools.partial(
-            batch_norm, momentum=self.bn_momentum, train=train, dtype=self.dtype
-        )
+        norm = named_norm(self.make_norm, train=train)
         return functools.partial(Conv, dtype=self.dtype), norm

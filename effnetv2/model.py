@@ -24,10 +24,10 @@ from effnetv2.blocks import (
     BlockSpec,
     Conv,
     MBConv,
-    batch_norm,
     block_table,
     round_filters,
 )
+from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
 from nfnets.layers import sow_probe
 from nfnets.nf_layers import sow_moments, sow_residual_variance
@@ -45,6 +45,7 @@ class EfficientNetConfig:
     eval_size: int
     drop_rate: float  # dropout before the classifier
     bn_momentum: float  # of the running averages' old value
+    bn_unbiased: bool = False  # whether the averaged variance is the unbiased estimate
     stochastic_depth_rate: float = 0.2
     width: float = 1.0  # scales the channels of every group, of stem and head
     depth: float = 1.0  # scales the repeats of every group
@@ -240,16 +241,23 @@ class EfficientNet(nn.Module):
         the moments of every block and the pooled features ``pool`` [N, C] come back.
         """
         row = self.variant
-        norm = functools.partial(
-            batch_norm, momentum=row.bn_momentum, train=train, dtype=self.dtype
+        # Differs: officially up to eight TPU cores share the statistics of a batch;
+        # here, as there on GPUs, a device has its own.
+        make_norm = functools.partial(
+            BatchNorm,
+            momentum=row.bn_momentum,
+            epsilon=1e-3,
+            unbiased=row.bn_unbiased,
+            dtype=self.dtype,
         )
+        norm = named_norm(make_norm, train=train)
         conv = functools.partial(Conv, dtype=self.dtype)
         specs = blocks(row, self.stochastic_depth_rate)
         stem = conv(specs[0].in_channels, 3, row.stem_stride, name="stem_conv")
         x = nn.silu(norm("stem_bn")(stem(images)))
         sow_moments(self, 0, x)
         for i, spec in enumerate(specs):
-            block = MBConv(spec, row.bn_momentum, self.dtype, name=spec.name)
+            block = MBConv(spec, make_norm, self.dtype, name=spec.name)
             x, residual = block(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
 from nfnets.layers import sow_probe
 from nfnets.nf_layers import (
@@ -30,7 +31,6 @@ from nfnets.resnet_blocks import (
     PostActBlock,
     PreActBlock,
     SkipInitBlock,
-    batch_norm,
     scalar_param,
 )
 
@@ -52,6 +52,8 @@ class ResNetConfig:
     stem_stride: int = 2
     stem_pool: bool = True  # 3x3 max pool, stride 2, at the end of the stem
     bottleneck_ratio: float = 0.25  # of a block's output channels
+    bn_momentum: float = 0.9  # of the running averages' old value
+    bn_unbiased: bool = False  # whether the averaged variance is the unbiased estimate
 
 
 _DEPTHS: dict[int, tuple[int, ...]] = {
@@ -105,11 +107,13 @@ def blocks(row: ResNetConfig, stochastic_depth_rate: float) -> tuple[BlockSpec, 
     )
 
 
-def _block_of(kind: str, num_blocks: int) -> Callable[..., nn.Module]:
+def _block_of(
+    kind: str, num_blocks: int, make_norm: Callable[..., nn.Module]
+) -> Callable[..., nn.Module]:
     """The block module of a kind, called with (spec, dtype=, name=)."""
     kinds: dict[str, Callable[..., nn.Module]] = {
-        "preact": PreActBlock,
-        "postact": PostActBlock,
+        "preact": functools.partial(PreActBlock, make_norm=make_norm),
+        "postact": functools.partial(PostActBlock, make_norm=make_norm),
         "skipinit": SkipInitBlock,
         "fixup": functools.partial(FixupBlock, num_blocks=num_blocks),
     }
@@ -143,13 +147,15 @@ class ResNetBaseline(nn.Module):
         x = self._stem(images, train)
         sow_moments(self, 0, x)
         specs = blocks(row, self.stochastic_depth_rate)
-        block = _block_of(row.kind, len(specs))
+        make_norm = self._make_norm()
+        norm = named_norm(make_norm, train=train)
+        block = _block_of(row.kind, len(specs), make_norm)
         for i, spec in enumerate(specs):
             x, residual = block(spec, dtype=self.dtype, name=spec.name)(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
         if row.kind == "preact":
-            x = batch_norm("final_bn", train=train, dtype=self.dtype)(x)
+            x = norm("final_bn")(x)
         if row.kind in ("preact", "skipinit"):
             x = nn.relu(x)
         pool = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [N, C]
@@ -159,6 +165,19 @@ class ResNetBaseline(nn.Module):
             pool = pool + scalar_param(self, "bias2", 0.0)
         zeros = nn.initializers.zeros
         return nn.Dense(self.num_classes, kernel_init=zeros, name="head")(pool)
+
+    def _make_norm(self) -> Callable[..., nn.Module]:
+        # Differs: the running averages start at mean 0 and variance 1, which count for
+        # momentum^steps of them, and the train step takes their mean over the devices.
+        # The official ones are divided by 1 - momentum^steps, and each device keeps its
+        # own.
+        return functools.partial(
+            BatchNorm,
+            momentum=self.variant.bn_momentum,
+            epsilon=1e-5,
+            unbiased=self.variant.bn_unbiased,
+            dtype=self.dtype,
+        )
 
     def _stem(self, images: Array, train: bool) -> Array:
         """[N, H, W, 3] -> [N, H / 4, W / 4, 64] with the strides of the variants."""
@@ -172,7 +191,7 @@ class ResNetBaseline(nn.Module):
         )
         x = conv(images)
         if row.kind == "postact":
-            x = nn.relu(batch_norm("stem_bn", train=train, dtype=self.dtype)(x))
+            x = nn.relu(named_norm(self._make_norm(), train=train)("stem_bn")(x))
         elif row.kind == "fixup":
             x = nn.relu(x + scalar_param(self, "bias1", 0.0).astype(self.dtype))
         return nn.max_pool(x, (3, 3), (2, 2), "SAME") if row.stem_pool else x
@@ -183,7 +202,7 @@ def build(
 ) -> ResNetBaseline:
     """The network of a row of `VARIANTS`; raises where the row is impossible."""
     blocks(variant, variant.stochastic_depth_rate)
-    _block_of(variant.kind, sum(variant.depths))
+    _block_of(variant.kind, sum(variant.depths), BatchNorm)
     return ResNetBaseline(
         variant=variant,
         num_classes=num_classes,

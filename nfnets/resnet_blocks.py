@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from nfnets.batch_norm import named_norm
 from nfnets.layers import StochasticDepth, conv2d, linear_init
 from nfnets.nf_layers import BlockSpec
 
@@ -49,25 +50,6 @@ class Conv(nn.Module):
         return y
 
 
-def batch_norm(name: str, *, train: bool, dtype: DTypeLike) -> nn.BatchNorm:
-    """BatchNorm over N, H, W of one device's images (1502.03167), a submodule.
-
-    Statistics and arithmetic are float32, the result is cast to ``dtype``. With
-    ``train`` the statistics are the batch's, else the running averages.
-    """
-    # Differs: the running averages start at mean 0 and variance 1, which count for
-    # 0.9^steps of them, and the train step takes their mean over the devices. The
-    # official ones are divided by 1 - 0.9^steps, and each device keeps its own.
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        use_fast_variance=False,
-        dtype=dtype,
-        name=name,
-    )
-
-
 def scalar_param(module: nn.Module, name: str, value: float) -> Array:
     """A float32 scalar parameter of ``module`` that starts at ``value``."""
     return module.param(name, nn.initializers.constant(value), (), jnp.float32)
@@ -94,6 +76,7 @@ class PreActBlock(nn.Module):
     """BatchNorm, ReLU and convolution, three times (1603.05027): "v2"."""
 
     spec: BlockSpec
+    make_norm: Callable[..., nn.Module]
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -101,7 +84,7 @@ class PreActBlock(nn.Module):
         """Returns (output, residual)."""
         spec, out_ch = self.spec, self.spec.out_channels
         conv = functools.partial(Conv, dtype=self.dtype)
-        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
+        norm = named_norm(self.make_norm, train=train)
         h = nn.relu(norm("bn0")(x))
         shortcut = x
         if spec.has_projection:
@@ -118,6 +101,7 @@ class PostActBlock(nn.Module):
     """Convolution and BatchNorm, three times; ReLU after the sum (1512.03385): "v1"."""
 
     spec: BlockSpec
+    make_norm: Callable[..., nn.Module]
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -125,7 +109,7 @@ class PostActBlock(nn.Module):
         """Returns (output, residual)."""
         spec, out_ch = self.spec, self.spec.out_channels
         conv = functools.partial(Conv, dtype=self.dtype)
-        norm = functools.partial(batch_norm, train=train, dtype=self.dtype)
+        norm = named_norm(self.make_norm, train=train)
         shortcut = x
         if spec.has_projection:
             shortcut = conv(out_ch, 1, spec.stride, name="conv_shortcut")(x)

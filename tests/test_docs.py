@@ -94,7 +94,12 @@ def test_readme_table_has_every_model():
 def test_every_deliberate_difference_is_in_the_readme():
     """The README's list has one entry for each `Differs:` of the code."""
     marks = 0
-    patterns = ("nfnets/**/*.py", "effnetv2/**/*.py", "experiments/**/*.py")
+    patterns = (
+        "nfnets/**/*.py",
+        "effnetv2/**/*.py",
+        "resnet_rs/**/*.py",
+        "experiments/**/*.py",
+    )
     for path in [path for pattern in patterns for path in ROOT.glob(pattern)]:
         marks += len(re.findall(r"Differs:", path.read_text(encoding="utf-8")))
     section = README.split("## Where we differ")[1]

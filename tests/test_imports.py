@@ -14,6 +14,7 @@ FAMILIES = (
     "effnetv2.model",
 )
 MODEL_PARTS = (
+    "nfnets.batch_norm",
     "nfnets.errors",
     "nfnets.layers",
     "nfnets.nf_layers",
@@ -24,7 +25,11 @@ PACKAGE_PARTS = {
     "effnetv2": ("block_strings", "blocks", "stage_tables"),
 }
 OWN = ("nfnets", "effnetv2", "resnet_rs", "experiments", "tests")
-MODULES = sorted([*ROOT.glob("nfnets/**/*.py"), *ROOT.glob("effnetv2/**/*.py")])
+MODULES = sorted(
+    path
+    for package in ("nfnets", "effnetv2", "resnet_rs")
+    for path in ROOT.glob(f"{package}/**/*.py")
+)
 
 
 def module_name(path: Path) -> str:

@@ -195,7 +195,12 @@ def recipe_fields():
 def attributes_read():
     """Attribute names loaded anywhere outside the declarations' range checks."""
     names = set()
-    patterns = ("nfnets/**/*.py", "effnetv2/**/*.py", "experiments/*.py")
+    patterns = (
+        "nfnets/**/*.py",
+        "effnetv2/**/*.py",
+        "resnet_rs/**/*.py",
+        "experiments/*.py",
+    )
     for path in [path for pattern in patterns for path in ROOT.glob(pattern)]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in tree.body:

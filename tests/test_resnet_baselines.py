@@ -19,6 +19,7 @@ from golden_fill import golden_arrays, golden_images
 from helpers import recipe_of
 from jax import lax
 
+from nfnets.batch_norm import BatchNorm
 from nfnets.data.normalization import normalize
 from nfnets.initialize import init_variables
 from nfnets.nf_layers import BlockSpec
@@ -28,7 +29,6 @@ from nfnets.resnet_blocks import (
     PostActBlock,
     PreActBlock,
     SkipInitBlock,
-    batch_norm,
 )
 from nfnets.signal_propagation import signal_propagation
 from nfnets.training.losses import soft_targets, softmax_cross_entropy
@@ -80,14 +80,19 @@ def test_training_pass_and_running_averages_equal_the_official_code(name, golden
         np.testing.assert_allclose(np.linalg.norm(array), norm, rtol=1e-5)
 
 
+NORM = functools.partial(BatchNorm, momentum=0.9, epsilon=1e-5)
+
+
 class Norm(nn.Module):
-    """One `batch_norm` by itself."""
+    """One BatchNorm by itself."""
 
     dtype: jnp.dtype = jnp.float32
+    unbiased: bool = False
 
     @nn.compact
     def __call__(self, x, *, train):
-        return batch_norm("bn", train=train, dtype=self.dtype)(x)
+        norm = BatchNorm(0.9, 1e-5, self.unbiased, dtype=self.dtype, name="bn")
+        return norm(x, train=train)
 
 
 def norm_variables():
@@ -103,15 +108,17 @@ def test_batch_norm_gives_the_batch_the_mean_and_deviation_of_its_parameters():
     np.testing.assert_allclose(y.std((0, 1, 2)), [0.5, 1, 2], rtol=1e-5)
 
 
-def test_running_averages_by_hand():
+@pytest.mark.parametrize("unbiased", [False, True])
+def test_running_averages_by_hand(unbiased):
     variables = norm_variables()
     mean, var = np.zeros(3), np.ones(3)
     for seed in range(4):
         x = np.asarray(1 + 2 * noise(8, 5, 5, 3, seed=seed))
-        _, state = Norm().apply(variables, x, train=True, mutable=["batch_stats"])
+        norm = Norm(unbiased=unbiased)
+        _, state = norm.apply(variables, x, train=True, mutable=["batch_stats"])
         variables = variables | state
         mean = 0.9 * mean + 0.1 * np.mean(x, (0, 1, 2))
-        var = 0.9 * var + 0.1 * np.var(x, (0, 1, 2))
+        var = 0.9 * var + 0.1 * np.var(x, (0, 1, 2), ddof=int(unbiased))
     stats = variables["batch_stats"]["bn"]
     np.testing.assert_allclose(stats["mean"], mean, rtol=1e-5)
     np.testing.assert_allclose(stats["var"], var, rtol=1e-5)
@@ -196,8 +203,8 @@ def test_fixup_kernels_start_smaller_in_deeper_networks():
 @pytest.mark.parametrize(
     ("make_block", "shortcut"),
     [
-        (PreActBlock, lambda x, _: x),
-        (PostActBlock, lambda x, _: nn.relu(x)),
+        (functools.partial(PreActBlock, make_norm=NORM), lambda x, _: x),
+        (functools.partial(PostActBlock, make_norm=NORM), lambda x, _: nn.relu(x)),
         (SkipInitBlock, lambda x, _: x),
         (
             functools.partial(FixupBlock, num_blocks=4),

@@ -1,0 +1,1 @@
+"""ResNet-RS and ResNet strikes back: ResNets, RegNets, transformers."""
