@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def test_an_epoch_has_a_third_of_the_images():
     assert np.sort(times).tolist() == [1, *[3] * 341]
     second = records_at(0, 1024, 1024, 1024, repeats=3, num_devices=4)
     assert set(second) != set(seen)  # every epoch draws anew
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_dropping_the_last_batch_ends_an_epoch_with_a_whole_one(repeats):
+    """50 records are 3 steps of 16; the next step draws from a new order."""
+    step = functools.partial(
+        records_at, 5, size=16, count=50, repeats=repeats, num_devices=4
+    )
+    first = np.concatenate([step(start=s * 16, drop_last=True) for s in range(3)])
+    whole = np.concatenate([step(start=s * 16) for s in range(3)])
+    assert first.tolist() == whole.tolist()
+    after = step(start=48, drop_last=True)
+    tail_and_after = step(start=48)
+    assert after.tolist() != tail_and_after.tolist()
+    assert len(set(after)) == len(set(first[:16].tolist()))
+    shown = -(-48 // repeats)
+    assert len(set(first)) == shown
+    # A source smaller than the step is shown as it is without.
+    small = functools.partial(records_at, 5, 0, 16, 6)
+    assert small(drop_last=True).tolist() == small().tolist()
 
 
 def source(reads: list[int]) -> Source:

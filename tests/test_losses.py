@@ -31,7 +31,10 @@ def test_losses_are_timm_s(case):
     if case["threshold"] is not None:
         targets = losses.threshold_targets(targets, case["threshold"])
     recipe = with_changes(
-        recipe_of("digits"), loss=case["loss_name"], bce_sum_classes=case["sum_classes"]
+        recipe_of("digits"),
+        loss=case["loss_name"],
+        bce_sum_classes=case["sum_classes"],
+        bce_pos_weight=case.get("pos_weight"),
     )
     loss_of = training_loss(recipe)
     loss, grad = jax.value_and_grad(lambda x: jnp.mean(loss_of(x, targets)))(logits)
@@ -82,6 +85,21 @@ def test_binary_cross_entropy_by_hand():
     )
 
 
+def test_targets_above_a_threshold_by_hand():
+    """Weights 0.75 and 0.25: both positive at 0.2; shared mass; smoothing after it."""
+    mixed = losses.soft_targets(
+        jnp.array([0]), jnp.array([2]), jnp.array([0.75]), 4, label_smoothing=0.0
+    )
+    targets = losses.threshold_targets
+    assert targets(mixed, 0.2).tolist() == [[1, 0, 1, 0]]
+    assert targets(mixed, 0.2, sum_to_one=True).tolist() == [[0.5, 0, 0.5, 0]]
+    np.testing.assert_allclose(
+        targets(mixed, 0.2, label_smoothing=0.2), [[0.85, 0.05, 0.85, 0.05]], rtol=1e-6
+    )
+    assert targets(mixed, 0.3, sum_to_one=True).tolist() == [[1, 0, 0, 0]]
+    assert targets(mixed, 0.8, sum_to_one=True).tolist() == [[0, 0, 0, 0]]
+
+
 def test_threshold_is_strict():
     targets = losses.threshold_targets(jnp.array([[0.25, 0.5, 0.75, 0.0]]), 0.5)
     assert targets.tolist() == [[0.0, 0.0, 1.0, 0.0]]
@@ -96,6 +114,9 @@ def test_threshold_is_strict():
         # 0.1 of smoothing over 10 classes gives each 0.01.
         ({"loss": "bce", "bce_target_threshold": 0.005}, r"0\.005.*0\.01.*every class"),
         ({"loss": "hinge"}, r"config\.loss is 'hinge'"),
+        ({"bce_pos_weight": 2.0}, r"config\.loss is softmax.*bce_pos_weight"),
+        ({"loss": "bce", "bce_smoothing": "after"}, r"bce_target_threshold is None"),
+        ({"loss": "bce", "bce_sum_to_one": True}, r"bce_target_threshold is None"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(changes, message):

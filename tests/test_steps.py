@@ -161,6 +161,18 @@ def test_average_follows_the_official_ramp(warm_recipe, first):
     chex.assert_trees_all_close(state.ema_params, average, **CLOSE)
 
 
+def test_constant_averaging_is_timm_s(warm_recipe):
+    """From the start a = 0.9 * a + 0.1 * p after every update."""
+    recipe = with_changes(warm_recipe, ema_schedule="constant", ema_decay=0.9)
+    _, _, state = start(recipe)
+    average = state.params
+    for step in range(3):
+        batches = [batch_of(24, seed) for seed in range(step + 1)]
+        state, _ = run_steps(recipe, batches)
+        average = jax.tree.map(lambda a, p: 0.9 * a + 0.1 * p, average, state.params)
+    chex.assert_trees_all_close(state.ema_params, average, **CLOSE)
+
+
 def test_without_average_the_state_keeps_none(warm_recipe):
     recipe = dataclasses.replace(warm_recipe, ema_decay=None)
     state, _ = run_steps(recipe, [batch_of(24)])

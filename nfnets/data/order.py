@@ -65,6 +65,7 @@ def records_at(
     *,
     repeats: int = 1,
     num_devices: int = 1,
+    drop_last: bool = False,
 ) -> np.ndarray:
     """The records that one step reads.
 
@@ -72,15 +73,16 @@ def records_at(
     of the records; here the whole epoch is shuffled, whatever the hosts.
 
     Epochs follow each other without a gap: every record occurs once in each run of
-    ``count`` positions, a step may span several epochs, and no tail is dropped.
+    ``count`` positions, a step may span several epochs, and no tail is dropped. With
+    ``drop_last`` an epoch is as many whole steps as fit into it, and at least one.
 
     With repeated augmentation (arXiv 1901.09335) the order is that of DeiT's sampler:
     an epoch, still of ``count`` positions, has each of the first ``count / repeats``
     records of its order ``repeats`` times in a row, and position p of the step goes to
     device p modulo D, so copies train on different devices.
 
-    Differs: DeiT's sampler ends an epoch at the last multiple of 256 records; here no
-    tail is dropped.
+    Differs: DeiT's sampler ends an epoch at the last multiple of 256 records, before a
+    batch that is not whole is dropped; here only the latter, if at all.
 
     Args:
         seed: of the order.
@@ -89,12 +91,15 @@ def records_at(
         count: records of the source.
         repeats: copies of each record.
         num_devices: D, of all processes.
+        drop_last: whether the last records of an epoch's order, which do not fill a
+            step, are left out.
 
     Returns:
         int64 ``[size]``, device by device.
     """
     positions = np.arange(start, start + size)
-    epochs, places = positions // count, positions % count // repeats
+    length = count // size * size if drop_last and size <= count else count
+    epochs, places = positions // length, positions % length // repeats
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
         here = epochs == epoch

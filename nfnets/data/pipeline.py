@@ -92,6 +92,7 @@ def make_train_iter(
     threads: int,
     log: Callable[[str], None],
     backend: str = "auto",
+    drop_last: bool = False,
     damaged: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -115,6 +116,7 @@ def make_train_iter(
         threads: that decode; the batches do not depend on it.
         log: is told of each damaged record once.
         backend: ``native``, ``python`` or ``auto``, see ``backends.choose_backend``.
+        drop_last: whether an epoch ends with its last whole step (``records_at``).
         damaged: damaged images met before ``start_step``.
         process_index: of this process, below ``process_count``.
         process_count: processes that share each step.
@@ -131,7 +133,7 @@ def make_train_iter(
     pool = SlotPool(threads)
 
     def begin(step: int) -> StepBatch:
-        return _begin_batch(plans, step, process_index)
+        return _begin_batch(plans, step, process_index, drop_last)
 
     steps = range(start_step, sum(stage.steps for stage in stages))
     return TrainIterator(
@@ -197,7 +199,9 @@ def _position(plans: list[_StagePlan], step: int) -> int:
     return plan.first_position + (step - plan.first_step) * plan.records_per_step
 
 
-def _begin_batch(plans: list[_StagePlan], step: int, process_index: int) -> StepBatch:
+def _begin_batch(
+    plans: list[_StagePlan], step: int, process_index: int, drop_last: bool
+) -> StepBatch:
     plan = _stage_at(plans, step)
     slots = plan.slots
     indices = records_at(
@@ -207,6 +211,7 @@ def _begin_batch(plans: list[_StagePlan], step: int, process_index: int) -> Step
         len(slots.source),
         repeats=slots.augment.repeats,
         num_devices=slots.num_devices,
+        drop_last=drop_last,
     )
     return make_step_batch(slots, step, indices, plan.shapes, process_index)
 

@@ -142,10 +142,12 @@ def log_window(trainer: Trainer, speed: Speed) -> None:
         last = position.saved_step
         clips = run.recipe.optim.agc_clipping is not None
         or_clip = " or --config.optim.agc_clipping" if clips else ""
+        scales = run.recipe.optim.lr_peak is None
+        rate = "lr_per_256" if scales else "lr_peak"
         raise NonFiniteError(
             f"{in_a_row} updates in a row were not finite, up to step {position.step}; "
             f"the last checkpoint is {f'step {last}' if last >= 0 else 'none yet'}; "
-            f"lower --config.optim.lr_per_256{or_clip}"
+            f"lower --config.optim.{rate}{or_clip}"
         )
 
 

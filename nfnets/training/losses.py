@@ -113,20 +113,33 @@ def evaluation_loss(
     return softmax_cross_entropy(logits, targets)
 
 
-def threshold_targets(targets: jax.Array, threshold: float) -> jax.Array:
+def threshold_targets(
+    targets: jax.Array,
+    threshold: float,
+    *,
+    sum_to_one: bool = False,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
     """Multi-hot targets: 1 where y > threshold, else 0 (RSB, with timm's BCE).
 
-    Smoothing and mixing weights are forgotten: an image of two classes has both as
-    positives if both weights are above the threshold, else one or none.
+    What was smoothed before is forgotten, and so are mixing weights: an image of two
+    classes has both as positives if both weights are above the threshold, else one or
+    none.
 
     Args:
       targets: float32 [N, K], of ``soft_targets``.
       threshold: in [0, 1).
+      sum_to_one: whether the positives of an image share a mass of 1 (RSB's ablation).
+      label_smoothing: eps of a smoothing after the threshold, (1 - eps) * y + eps / K;
+        in [0, 1).
 
     Returns:
       float32 [N, K]; rows need not sum to 1.
     """
-    return (targets > threshold).astype(jnp.float32)
+    hard = (targets > threshold).astype(jnp.float32)
+    if sum_to_one:
+        hard = hard / jnp.maximum(jnp.sum(hard, axis=-1, keepdims=True), 1.0)
+    return (1 - label_smoothing) * hard + label_smoothing / targets.shape[-1]
 
 
 def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -146,19 +159,26 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def binary_cross_entropy(
-    logits: jax.Array, targets: jax.Array, *, sum_classes: bool
+    logits: jax.Array,
+    targets: jax.Array,
+    *,
+    sum_classes: bool,
+    pos_weight: float = 1.0,
 ) -> jax.Array:
-    """-y log s(x) - (1 - y) log(1 - s(x)), s the sigmoid, per example (RSB, Sec. 3).
+    """-w y log s(x) - (1 - y) log(1 - s(x)), s the sigmoid, per example (RSB, Sec. 3).
 
     Args:
       logits: [N, K], computed on in float32.
       targets: float32 [N, K] in 0..1.
       sum_classes: the sum over the K classes, otherwise their mean, as in RSB.
+      pos_weight: w, above 0; 1 in RSB.
 
     Returns:
       float32 [N].
     """
     chex.assert_rank([logits, targets], 2)
     chex.assert_equal_shape([logits, targets])
-    losses = optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), targets)
+    logits = logits.astype(jnp.float32)
+    positive, negative = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    losses = -pos_weight * targets * positive - (1 - targets) * negative
     return jnp.sum(losses, axis=-1) if sum_classes else jnp.mean(losses, axis=-1)

@@ -1,8 +1,9 @@
 """The optimizer chains of the official codes, assembled from optax transforms.
 
-Order matters: clip the raw gradient, then add the weight decay. NFNet's ``sgd`` then
-has the momentum, and multiplies by the learning rate last, so that it is not
-accumulated; TensorFlow 1's ``rmsprop``, EfficientNet's, accumulates the product.
+Order matters: clip the raw gradient, unit by unit and then as a whole, then add the
+weight decay. NFNet's ``sgd`` then has the momentum, and multiplies by the learning rate
+last, so that it is not accumulated; TensorFlow 1's ``rmsprop``, EfficientNet's,
+accumulates the product. ``adamw`` and ``lamb`` have a decay of their own.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ import optax
 
 from nfnets.agc import AdaptiveGradClipState, adaptive_grad_clip, default_unit_axes
 from nfnets.errors import UserError
+from nfnets.training.lamb import lamb
 from nfnets.training.recipe import Recipe
 from nfnets.training.recipe_parts import OptimConfig
+from nfnets.training.rmsprop import rmsprop_tf
 from nfnets.training.schedules import (
+    by_epoch,
     warmup_constant,
     warmup_cosine,
     warmup_exponential,
+    warmup_step,
 )
 
 # (decayed, clipped) -> the official code's name of that parameter group.
@@ -72,26 +77,46 @@ def param_groups(params: Any, optim: OptimConfig) -> Any:
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
     """The recipe's schedule, a function of the number of updates made before."""
-    optim = recipe.optim
-    start = 0.0 if optim.decay_clock == "start" else None
+    schedule = _schedule(recipe)
+    if recipe.optim.lr_clock == "epoch":
+        return by_epoch(schedule, int(recipe.steps_per_epoch))
+    return schedule
+
+
+def _schedule(recipe: Recipe) -> optax.Schedule:
+    """The schedule that changes with every step."""
+    optim, peak, warmup = recipe.optim, recipe.peak_lr, recipe.warmup_steps
+    clock_start = 0.0 if optim.decay_clock == "start" else None
     if optim.schedule == "constant":
-        return warmup_constant(recipe.peak_lr, recipe.warmup_steps)
+        return warmup_constant(peak, warmup, start=optim.lr_start)
     if optim.schedule == "exponential":
         assert optim.decay_rate is not None  # Recipe.from_config has checked
         assert optim.decay_epochs is not None
         return warmup_exponential(
-            peak=recipe.peak_lr,
+            peak=peak,
             decay_rate=optim.decay_rate,
-            warmup_steps=recipe.warmup_steps,
+            warmup_steps=warmup,
             decay_steps=optim.decay_epochs * recipe.steps_per_epoch,
-            clock_start=start,
+            start=optim.lr_start,
+            clock_start=clock_start,
+        )
+    if optim.schedule == "step":
+        assert optim.decay_rate is not None
+        return warmup_step(
+            peak=peak,
+            decay_rate=optim.decay_rate,
+            warmup_steps=warmup,
+            milestones=[e * recipe.steps_per_epoch for e in optim.step_epochs],
+            start=optim.lr_start,
+            clock_start=clock_start,
         )
     return warmup_cosine(
-        peak=recipe.peak_lr,
+        peak=peak,
         end=optim.lr_end,
-        warmup_steps=recipe.warmup_steps,
-        total_steps=recipe.total_steps,
-        clock_start=start,
+        warmup_steps=warmup,
+        total_steps=recipe.schedule_steps,
+        start=optim.lr_start,
+        clock_start=clock_start,
     )
 
 
@@ -106,40 +131,53 @@ def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
       UserError: a group pattern matches no parameter.
     """
     optim = recipe.optim
-
-    def group_transform(decayed: bool, clipped: bool) -> optax.GradientTransformation:
-        parts = []
-        if clipped and optim.agc_clipping is not None:
-            parts.append(adaptive_grad_clip(optim.agc_clipping, optim.agc_eps))
-        if decayed and recipe.weight_decay:
-            parts.append(optax.add_decayed_weights(recipe.weight_decay))
-        return optax.chain(*parts) if parts else optax.identity()
-
-    transforms = {name: group_transform(*key) for key, name in GROUP_NAMES.items()}
-    return optax.chain(
-        optax.partition(transforms, param_groups(params, optim)),
-        *_descent(recipe),
-    )
+    parts = []
+    if optim.agc_clipping is not None:
+        agc = adaptive_grad_clip(optim.agc_clipping, optim.agc_eps)
+        transforms = {
+            name: agc if clipped else optax.identity()
+            for (_, clipped), name in GROUP_NAMES.items()
+        }
+        parts.append(optax.partition(transforms, param_groups(params, optim)))
+    if optim.clip_norm is not None:
+        parts.append(optax.clip_by_global_norm(optim.clip_norm))
+    decayed = param_mask(params, exclude=optim.no_decay)
+    return optax.chain(*parts, *_descent(recipe, decayed))
 
 
-def _descent(recipe: Recipe) -> tuple[optax.GradientTransformation, ...]:
-    """What makes an update of the clipped, decayed gradient g.
+def _descent(recipe: Recipe, decayed: Any) -> tuple[optax.GradientTransformation, ...]:
+    """What makes an update of the clipped gradient g.
 
-    ``sgd``: m = momentum * m + g, and -lr * m. ``rmsprop``: s = decay * s +
-    (1 - decay) * g^2 with s = 1 at first, and -m with m = momentum * m +
-    lr * g / sqrt(s + eps).
+    ``sgd``: m = momentum * m + g', and -lr * m, where g' = g + weight_decay * p.
+    ``rmsprop``: likewise of g', see `rmsprop_tf`. ``adamw``: -lr * (m_hat /
+    (sqrt(v_hat) + eps) + weight_decay * p). ``lamb``: see there.
     """
-    optim = recipe.optim
-    trace = optax.trace(decay=optim.momentum, nesterov=optim.nesterov)
-    scale = optax.scale_by_learning_rate(learning_rate(recipe))
+    optim, schedule = recipe.optim, learning_rate(recipe)
+    if optim.name in ("adamw", "lamb"):
+        assert optim.adam_b1 is not None  # Recipe.from_config has checked
+        assert optim.adam_b2 is not None
+        assert optim.adam_eps is not None
+        adam = lamb if optim.name == "lamb" else optax.adamw
+        return (
+            adam(
+                schedule,
+                b1=optim.adam_b1,
+                b2=optim.adam_b2,
+                eps=optim.adam_eps,
+                weight_decay=recipe.weight_decay,
+                mask=decayed,
+            ),
+        )
+    decay = optax.add_decayed_weights(recipe.weight_decay, mask=decayed)
     if optim.name == "sgd":
-        return trace, scale
-    assert optim.rms_decay is not None  # Recipe.from_config has checked
+        trace = optax.trace(decay=optim.momentum, nesterov=optim.nesterov)
+        return decay, trace, optax.scale_by_learning_rate(schedule)
+    assert optim.rms_decay is not None
     assert optim.rms_eps is not None
-    rms = optax.scale_by_rms(
-        optim.rms_decay, optim.rms_eps, initial_scale=1.0, eps_in_sqrt=True
+    rmsprop = rmsprop_tf(
+        schedule, decay=optim.rms_decay, eps=optim.rms_eps, momentum=optim.momentum
     )
-    return rms, scale, trace
+    return decay, rmsprop
 
 
 def count_units(params: Any, optim: OptimConfig) -> dict[str, int]:
@@ -169,7 +207,7 @@ def clipped_fractions(opt_state: Any, units: Mapping[str, int]) -> dict[str, jax
     """
     if not units:
         return {}
-    partition = opt_state[0].inner_states
+    partition = opt_state[0].inner_states  # AGC comes first
     found = {
         group: state.clipped
         for group in units

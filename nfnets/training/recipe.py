@@ -53,14 +53,24 @@ class Recipe:
       image_size: training pixels; None takes the model variant's.
       drop_rate: dropout; None takes the model variant's.
       stochastic_depth_rate: of the last block; None takes the model variant's.
+      bn_momentum: of BatchNorm's running averages, [0, 1), where the network has them;
+        None takes the model variant's. 0 leaves the averaging to ``ema_decay``.
+      bn_unbiased: whether the running variance is the unbiased estimate, as in PyTorch,
+        where the network has one; None takes the model variant's.
       label_smoothing: mass spread over all classes, [0, 1).
       loss: of training: cross-entropy after ``softmax``, or ``bce``, a binary one per
         class (RSB). Evaluation reports softmax cross-entropy under both, as timm does.
       bce_target_threshold: targets of ``bce`` above it become 1, the others 0, which
-        undoes smoothing; [0, 1); None keeps the mixed, smoothed targets.
+        undoes smoothing; [0, 1); None keeps the mixed, smoothed targets, which sum to
+        1. At 0 each class of a mixed image is a target, whatever its weight.
+      bce_sum_to_one: whether the targets above the threshold share a mass of 1.
+      bce_smoothing: whether labels are smoothed ``before`` the threshold (timm), which
+        forgets it, or ``after`` it.
+      bce_pos_weight: factor of the loss of the target classes; None is 1.
       bce_sum_classes: whether ``bce`` is summed over the classes; the mean otherwise.
       ema_decay: cap of the averaging decay; None keeps no average.
-      ema_first_update: n of the first update in the averaging decay's ramp,
+      ema_schedule: of the decay: ``ramp``, or ``constant`` from the start (timm).
+      ema_first_update: n of the first update in the ``ramp``,
         min(ema_decay, (1 + n) / (10 + n)): 0 in NFNet's code, 1 in EfficientNetV2's.
       log_every_steps: steps per row of ``metrics.jsonl``.
       checkpoint_every_steps: steps between checkpoints.
@@ -84,11 +94,17 @@ class Recipe:
     image_size: int | None
     drop_rate: float | None
     stochastic_depth_rate: float | None
+    bn_momentum: float | None
+    bn_unbiased: bool | None
     label_smoothing: float
     loss: Literal["softmax", "bce"]
     bce_target_threshold: float | None
+    bce_sum_to_one: bool
+    bce_smoothing: Literal["before", "after"]
+    bce_pos_weight: float | None
     bce_sum_classes: bool
     ema_decay: float | None
+    ema_schedule: Literal["ramp", "constant"]
     ema_first_update: int
     log_every_steps: int
     checkpoint_every_steps: int
@@ -146,24 +162,43 @@ class Recipe:
     def overrides(self) -> dict[str, Any]:
         """Fields of the model's variant row that the recipe replaces."""
         stem = registry.small_image_overrides(self.model) if self.small_images else {}
+        row = registry.get_variant(self.model)
+        norm = {"bn_momentum": self.bn_momentum, "bn_unbiased": self.bn_unbiased}
+        norm = {k: v for k, v in norm.items() if v is not None and hasattr(row, k)}
         own = self.model_overrides if self.model == self.reference_model else {}
-        return {**stem, **own}
+        return {**stem, **norm, **own}
 
     @property
     def peak_lr(self) -> float:
-        """lr_per_256 * batch_size / 256 (NFNets, App. A)."""
+        """``lr_peak``, or lr_per_256 * batch_size / 256 (NFNets, App. A)."""
+        if self.optim.lr_peak is not None:
+            return self.optim.lr_peak
+        assert self.optim.lr_per_256 is not None  # from_config has checked
         return self.optim.lr_per_256 * self.batch_size / 256
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps per pass, not rounded: 1281167 / 4096 = 312.785 for NFNets."""
-        return self.data.num_train / self.batch_size
+        """Steps per pass: 1281167 / 4096 = 312.785 for NFNets, whole by ``drop_last``.
+
+        timm's 625 of A2 are 1281167 // 2048.
+        """
+        steps = self.data.num_train / self.batch_size
+        return float(max(1, int(steps))) if self.data.drop_last else steps
+
+    @property
+    def schedule_steps(self) -> int:
+        """Steps of ``num_epochs``, at least ``min_steps`` and at least 1."""
+        if self.data.drop_last:
+            steps = int(self.num_epochs * self.steps_per_epoch)
+        else:
+            steps = int(self.data.num_train * self.num_epochs // self.batch_size)
+        return max(1, self.min_steps, steps)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run, at least ``min_steps`` and at least 1."""
-        steps = int(self.data.num_train * self.num_epochs // self.batch_size)
-        return max(1, self.min_steps, steps)
+        """Optimizer steps of the whole run, the cooldown included."""
+        cooldown = int(self.optim.cooldown_epochs * self.steps_per_epoch)
+        return self.schedule_steps + cooldown
 
     @property
     def warmup_steps(self) -> float:

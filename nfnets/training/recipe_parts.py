@@ -20,6 +20,8 @@ class DataConfig:
       holdout: training images kept from training, to choose settings with
         (``eval.split``): their number, or below 1 their share. NFNet's code keeps
         10000, and 0 for the published numbers; EfficientNetV2's 20 files of 1024.
+      drop_last: whether an epoch ends with its last whole batch, as in PyTorch's
+        loaders; otherwise a batch may span two epochs and every image is seen.
       num_classes: width of the classifier; the source may hold fewer classes. None
         takes the source's own number (``Recipe.for_source``).
       reference_classes: classes of the data the recipe was written for; ``Recipe`` goes
@@ -40,6 +42,7 @@ class DataConfig:
     data_dir: str | None
     num_train: int
     holdout: float
+    drop_last: bool
     num_classes: int | None
     reference_classes: int
     label_sets: str | None
@@ -55,46 +58,70 @@ class OptimConfig:
     """The optimizer, with AGC and masked weight decay, and its schedule.
 
     Attributes:
-      name: ``sgd`` with momentum (NFNets, App. A), or ``rmsprop`` as TensorFlow 1 has
-        it (EfficientNet): the second moment starts at 1, epsilon is inside the root,
-        the learning rate inside the momentum.
-      schedule: ``cosine``, ``exponential`` or ``constant``, after the warmup.
-      lr_per_256: peak learning rate for a batch of 256; it scales with the batch.
-      lr_end: learning rate at the last step of ``cosine``.
-      decay_rate: factor of ``exponential``, in (0, 1]; None with the others.
+      name: ``sgd`` with momentum (NFNets, App. A); ``rmsprop`` as TensorFlow 1 has it
+        (EfficientNet): the second moment starts at 1, epsilon is inside the root, the
+        learning rate inside the momentum; ``adamw``; ``lamb`` as timm has it (RSB).
+      schedule: ``cosine``, ``exponential``, ``step`` or ``constant``, after the warmup.
+      lr_per_256: peak learning rate for a batch of 256; it scales with the batch. None
+        where ``lr_peak`` is given.
+      lr_peak: peak learning rate, whatever the batch; None scales ``lr_per_256``.
+      lr_start: learning rate at the first step of the warmup.
+      lr_end: learning rate at the last step of ``cosine``, and in the cooldown.
+      decay_rate: factor of ``exponential`` and ``step``, in (0, 1]; None with the
+        others.
       decay_epochs: epochs per factor of ``exponential``; None with the others.
+      step_epochs: the epochs at which ``step`` multiplies by the factor, on its clock;
+        empty with the others.
       decay_clock: when the schedule's clock starts: ``after_warmup`` (NFNets), or at
         the first step, ``start``, so that the warmup hides its beginning; the warmup
-        is whole steps then (EfficientNet's code).
-      warmup_epochs: linear warmup from 0, in epochs.
-      momentum: in [0, 1).
-      nesterov: whether the momentum is Nesterov's; not with ``rmsprop``.
-      rms_decay: decay of the second moment of ``rmsprop``, [0, 1); None with ``sgd``.
-      rms_eps: epsilon of ``rmsprop``, inside the root; None with ``sgd``.
-      weight_decay: coupled L2 coefficient, added after clipping; None takes the model
-        variant's.
+        is whole steps then (EfficientNet's code, RSB).
+      lr_clock: whether the learning rate changes with every ``step``, or is that of the
+        first step throughout each ``epoch`` (RSB; it needs ``data.drop_last``).
+      warmup_epochs: linear warmup from ``lr_start``, in epochs.
+      cooldown_epochs: how long the run goes on after the schedule has ended.
+      momentum: in [0, 1); 0 with ``adamw`` and ``lamb``.
+      nesterov: whether the momentum is Nesterov's; ``sgd`` only.
+      rms_decay: decay of the second moment of ``rmsprop``, [0, 1); None with others.
+      rms_eps: epsilon of ``rmsprop``, inside the root; None with others.
+      adam_b1: decay of the first moment of ``adamw`` and ``lamb``; None with others.
+      adam_b2: likewise of the second moment.
+      adam_eps: epsilon of ``adamw`` and ``lamb``, outside the root; None with others.
+      weight_decay: L2 coefficient, added to the gradient after clipping; of ``adamw``
+        the decoupled one, times the learning rate, and inside the trust ratio of
+        ``lamb``. None takes the model variant's.
       no_decay: regexes on "a/b/kernel" paths of parameters that are not decayed.
       agc_clipping: lambda of AGC; None switches clipping off.
       agc_eps: floor of the parameter norm in AGC.
+      clip_norm: largest norm of the whole gradient, which is scaled down to it, after
+        AGC; 1 in timm's LAMB; None switches that off.
       no_clip: regexes on paths of parameters that AGC leaves alone.
     """
 
-    name: Literal["sgd", "rmsprop"]
-    schedule: Literal["cosine", "exponential", "constant"]
-    lr_per_256: float
+    name: Literal["sgd", "rmsprop", "adamw", "lamb"]
+    schedule: Literal["cosine", "exponential", "step", "constant"]
+    lr_per_256: float | None
+    lr_peak: float | None
+    lr_start: float
     lr_end: float
     decay_rate: float | None
     decay_epochs: float | None
+    step_epochs: tuple[float, ...]
     decay_clock: Literal["after_warmup", "start"]
+    lr_clock: Literal["step", "epoch"]
     warmup_epochs: float
+    cooldown_epochs: float
     momentum: float
     nesterov: bool
     rms_decay: float | None
     rms_eps: float | None
+    adam_b1: float | None
+    adam_b2: float | None
+    adam_eps: float | None
     weight_decay: float | None
     no_decay: tuple[str, ...]
     agc_clipping: float | None
     agc_eps: float
+    clip_norm: float | None
     no_clip: tuple[str, ...]
 
 

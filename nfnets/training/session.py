@@ -220,6 +220,7 @@ def make_batches(run: Run, position: Position, log: Log) -> TrainIterator:
         max_damaged=recipe.data.max_damaged,
         threads=recipe.data.threads,
         backend=recipe.data.backend,
+        drop_last=recipe.data.drop_last,
         log=log,
         damaged=position.damaged,
         process_index=jax.process_index(),

@@ -40,8 +40,11 @@ LossFn = Callable[[jax.Array, jax.Array], jax.Array]
 def training_loss(recipe: Recipe) -> LossFn:
     """The recipe's loss per example."""
     if recipe.loss == "bce":
+        weight = recipe.bce_pos_weight
         return functools.partial(
-            binary_cross_entropy, sum_classes=recipe.bce_sum_classes
+            binary_cross_entropy,
+            sum_classes=recipe.bce_sum_classes,
+            pos_weight=1.0 if weight is None else weight,
         )
     return softmax_cross_entropy
 
@@ -212,17 +215,23 @@ def _prepare(
         images, labels, mix_labels, ratio = mix(
             batch["image"], batch["label"], mix_key, stage.augment
         )
+    smooth_after = recipe.bce_smoothing == "after"
     targets = soft_targets(
         labels,
         mix_labels,
         ratio,
         recipe.num_classes,
-        recipe.label_smoothing,
+        0.0 if smooth_after else recipe.label_smoothing,
         label_sets=label_sets,
         sum_to_one=recipe.loss == "softmax",
     )
     if recipe.bce_target_threshold is not None:
-        targets = threshold_targets(targets, recipe.bce_target_threshold)
+        targets = threshold_targets(
+            targets,
+            recipe.bce_target_threshold,
+            sum_to_one=recipe.bce_sum_to_one,
+            label_smoothing=recipe.label_smoothing if smooth_after else 0.0,
+        )
     images = normalize(images, recipe.data.normalization)
     if stage.augment.erase_rate > 0:
         images = random_erase(images, erase_key, stage.augment)
@@ -242,7 +251,9 @@ def _update(
     params = optax.apply_updates(state.params, updates)
     updated = state.replace(params=params, batch_stats=batch_stats, opt_state=opt_state)
     if recipe.ema_decay is not None:
-        decay = ema_ramp(recipe.ema_decay, state.step + recipe.ema_first_update)
+        decay = jnp.asarray(recipe.ema_decay, jnp.float32)
+        if recipe.ema_schedule == "ramp":
+            decay = ema_ramp(recipe.ema_decay, state.step + recipe.ema_first_update)
         average = optax.incremental_update(
             (params, batch_stats),
             (state.ema_params, state.ema_batch_stats),
