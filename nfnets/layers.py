@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -211,11 +210,18 @@ def linear_init(
     return init(key, (math.prod(shape),), dtype).reshape(shape)
 
 
+def zero_init(fan_in: int) -> Callable[..., Array]:
+    """Biases that start at 0, whatever their layer's fan-in."""
+    del fan_in
+    return nn.initializers.zeros
+
+
 class SqueezeExcite(nn.Module):
     """Channel gate from globally pooled features (SE-Nets; NFNets, Appendix C).
 
     [N, H, W, C] -> [N, 1, 1, features], values in (0, 1); the caller multiplies.
-    ``activation`` is that of the hidden layer.
+    ``activation`` is that of the hidden layer; ``bias_init`` gives the initialiser of
+    the biases for a layer's fan-in.
     """
 
     hidden: int
@@ -223,16 +229,25 @@ class SqueezeExcite(nn.Module):
     dtype: DTypeLike = jnp.float32
     activation: Callable[[Array], Array] = nn.relu
     kernel_init: Callable[..., Array] = linear_init
+    bias_init: Callable[[int], Callable[..., Array]] = zero_init
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Returns the gate."""
         h = jnp.mean(x, axis=(1, 2))  # [N, C]
-        init = self.kernel_init
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=init)
-        h = self.activation(dense(self.hidden, name="reduce")(h))
-        h = nn.sigmoid(dense(self.features, name="expand")(h))
+        h = self.activation(self._dense(self.hidden, "reduce", h))
+        h = nn.sigmoid(self._dense(self.features, "expand", h))
         return h[:, None, None, :]  # [N, 1, 1, features]
+
+    def _dense(self, features: int, name: str, h: Array) -> Array:
+        dense = nn.Dense(
+            features,
+            dtype=self.dtype,
+            kernel_init=self.kernel_init,
+            bias_init=self.bias_init(h.shape[-1]),
+            name=name,
+        )
+        return dense(h)
 
 
 class StochasticDepth(nn.Module):

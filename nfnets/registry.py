@@ -26,6 +26,7 @@ FAMILIES: tuple[str, ...] = (
     "nfnets.nf_regnet",
     "nfnets.resnet_baselines",
     "effnetv2.model",
+    "resnet_rs.resnet",
 )
 
 

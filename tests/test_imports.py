@@ -12,6 +12,7 @@ FAMILIES = (
     "nfnets.nf_regnet",
     "nfnets.resnet_baselines",
     "effnetv2.model",
+    "resnet_rs.resnet",
 )
 MODEL_PARTS = (
     "nfnets.batch_norm",
@@ -23,6 +24,7 @@ MODEL_PARTS = (
 # What only the families of one package may use.
 PACKAGE_PARTS = {
     "effnetv2": ("block_strings", "blocks", "stage_tables"),
+    "resnet_rs": ("blocks",),
 }
 OWN = ("nfnets", "effnetv2", "resnet_rs", "experiments", "tests")
 MODULES = sorted(

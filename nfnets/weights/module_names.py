@@ -34,7 +34,8 @@ def pair_modules(
     for path in paths:
         ours.setdefault("/".join(path[1:-1]), {})[path[-1]] = path
     for module, theirs in names.before.items():
-        yield theirs, ours[module]
+        if module in ours:  # a changed stem may lack some
+            yield theirs, ours[module]
     blocks: dict[tuple[int, int], set[str]] = {}
     for module in ours:
         first, _, inner = module.partition("/")

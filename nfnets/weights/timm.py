@@ -18,6 +18,7 @@ from nfnets.flops import abstract_variables
 from nfnets.registry import create_model, get_variant
 from nfnets.weights.matching import check_names
 from nfnets.weights.module_names import ModuleNames, Path, pair_modules
+from nfnets.weights.timm_resnets import RESNETS
 
 
 class TimmArray(NamedTuple):
@@ -70,7 +71,7 @@ _EFFICIENTNET = ModuleNames(
 )
 
 # Shell pattern of model names -> timm's names; the first that fits.
-_NAMES: dict[str, ModuleNames] = {"effnet*": _EFFICIENTNET}
+_NAMES: dict[str, ModuleNames] = {"effnet*": _EFFICIENTNET, **RESNETS}
 
 # Our leaves to timm's, in its order; a kernel and a BatchNorm's scale are its weights.
 _LEAVES = {
