@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -13,6 +14,7 @@ from golden_fill import golden_images, timm_arrays
 
 from nfnets.errors import UserError
 from nfnets.flops import count
+from nfnets.layers import force_conv_form
 from nfnets.registry import create_model, small_image_overrides
 from nfnets.weights import convert_timm, export_timm
 from nfnets.weights.timm import timm_shapes
@@ -62,9 +64,15 @@ def forward(golden):
         shapes = {a.name: a.shape for a in timm_shapes(name, overrides=overrides)}
         variables = convert_timm(name, timm_arrays(shapes), overrides=overrides)
         model = create_model(name, num_classes=1000, **overrides)
-        return functools.partial(
-            jax.jit(functools.partial(model.apply, train=False)), variables
-        )
+
+        def apply(variables, images):
+            # 50 blocks of 64 groups, which take long to compile when they are split.
+            is_large = name == "senet154" and not overrides
+            native = force_conv_form("native")
+            with native if is_large else contextlib.nullcontext():
+                return model.apply(variables, images, train=False)
+
+        return functools.partial(jax.jit(apply), variables)
 
     return load
 
