@@ -237,9 +237,8 @@ class ResNet(nn.Module):
         if row.stem_pool == "max":
             return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         if row.stem_pool == "max_caffe":
-            # Windows start at every second pixel that is not the last of a line.
-            pads = [(0, 1 - size % 2) for size in x.shape[1:3]]
-            return nn.max_pool(x, (3, 3), (2, 2), pads)
+            # As Caffe, which rounds sizes up: the last window may stick out by a pixel.
+            return nn.max_pool(x, (3, 3), (2, 2), [(0, 1), (0, 1)])
         return x
 
 

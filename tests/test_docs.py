@@ -54,11 +54,21 @@ def efficientnet_row(model, golden):
     return f"{params:.2f}", f"{macs:.2f}", str(counts[name]["eval_size"])
 
 
+def resnet_row(model, golden):
+    """The same of the ResNets that timm has too, and of ResNet-RS."""
+    counts = golden("resnet_timm")[model]
+    size, macs = next(iter(counts["macs"].items()))  # the smallest
+    return f"{counts['params'] / 1e6:.2f}", f"{macs / 1e9:.2f}", size
+
+
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
 def test_readme_table_shows_the_official_numbers(golden, row):
     model, params, macs, image_size = row
     if model.startswith("effnet"):
         assert (params, macs, image_size) == efficientnet_row(model, golden)
+        return
+    if model in golden("resnet_timm"):
+        assert (params, macs, image_size) == resnet_row(model, golden)
         return
     counts = golden("nfnet_counts").get(model)
     if counts is None:  # the official repository has no SE form of these depths
@@ -85,6 +95,25 @@ EFFICIENTNET_TOP1 = {
 def test_readme_shows_the_published_accuracy_of_the_efficientnets():
     rows = re.findall(r"^\| `(effnet\w+)` \|.*\| *([^|]*?) *\|$", README, re.M)
     assert dict(rows) == EFFICIENTNET_TOP1
+
+
+# ResNet-RS: the paper's, at the smallest image size of a depth. The others: timm's
+# measure of the weights of procedure A1 (ResNet strikes back) at 224 px.
+RESNET_TOP1 = {
+    **{"resnet18": "71.5 (A1)", "resnet34": "76.4 (A1)", "resnet50": "80.4 (A1)"},
+    **{"resnet101": "81.5 (A1)", "resnet152": "82.0 (A1)", "resnet50d": "80.7 (A1)"},
+    **{"seresnet50": "80.0 (A1)", "resnext50_32x4d": "80.5 (A1)", "senet154": ""},
+    **{"resnet_rs_50": "78.8", "resnet_rs_101": "80.3", "resnet_rs_152": "82.0"},
+    **{"resnet_rs_200": "83.4", "resnet_rs_270": "83.8", "resnet_rs_350": "84.0"},
+    **{"resnet_rs_420": "84.4"},
+}
+
+
+def test_readme_shows_the_published_accuracy_of_the_resnets():
+    rows = re.findall(
+        r"^\| `((?:se)?resne\w+|senet154)` \|.*\| *([^|]*?) *\|$", README, re.M
+    )
+    assert dict(rows) == RESNET_TOP1
 
 
 def test_readme_table_has_every_model():
