@@ -26,6 +26,8 @@ FAMILIES: tuple[str, ...] = (
     "nfnets.nf_regnet",
     "nfnets.resnet_baselines",
     "effnetv2.model",
+    "resnet_rs.regnet",
+    "resnet_rs.vit",
 )
 
 

@@ -12,6 +12,8 @@ FAMILIES = (
     "nfnets.nf_regnet",
     "nfnets.resnet_baselines",
     "effnetv2.model",
+    "resnet_rs.regnet",
+    "resnet_rs.vit",
 )
 MODEL_PARTS = (
     "nfnets.batch_norm",
