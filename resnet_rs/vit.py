@@ -124,7 +124,7 @@ class PatchEmbed(nn.Module):
         if height % p or width % p:
             raise UserError(
                 f"images of {height} x {width} pixels should have sides that are "
-                f"multiples of the patch, {p}"
+                f"multiples of the patch, {p}; take another image size or patch"
             )
         shape = (p, p, channels, self.width)
         fan_in = math.prod(shape[:-1])

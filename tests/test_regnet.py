@@ -16,7 +16,7 @@ from nfnets.flops import count
 from nfnets.initialize import init_variables
 from nfnets.registry import create_model, get_variant, list_models
 from nfnets.signal_propagation import signal_propagation
-from nfnets.weights import convert_timm
+from nfnets.weights import convert_timm, export_timm
 from nfnets.weights.timm import timm_shapes
 from resnet_rs.regnet import block_widths, blocks, stages
 
@@ -64,6 +64,25 @@ def test_logits_equal_timm(golden):
         np.testing.assert_allclose(logits[:, :16], first, rtol=0, atol=tolerance)
         assert abs(logits.sum() - expected[size]["sum"]) < tolerance * logits.size**0.5
         assert logits.std() == pytest.approx(expected[size]["std"], rel=1e-5)
+
+
+def test_a_pass_in_training_equals_timms(golden):
+    """The batch's statistics, and the running averages of the whole network after."""
+    expected = golden("timm_regnet_vit")["regnety_4gf_train"]
+    shapes = {a.name: a.shape for a in timm_shapes("regnety_4gf")}
+    variables = convert_timm("regnety_4gf", timm_arrays(shapes))
+    model = create_model("regnety_4gf", num_classes=1000)
+    forward = jax.jit(
+        functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    )
+    logits, state = forward(variables, golden_images(97))
+    first, tolerance = np.array(expected["logits16"]), 5 * expected["float32_error"]
+    np.testing.assert_allclose(logits[:, :16], first, rtol=0, atol=tolerance)
+    after = export_timm("regnety_4gf", variables | state)
+    for name, total in expected["running_var_sums"].items():
+        assert after[name].sum() == pytest.approx(total, rel=1e-5), name
+    for name, norm in expected["running_mean_norms"].items():
+        assert np.linalg.norm(after[name]) == pytest.approx(norm, rel=1e-5), name
 
 
 @pytest.mark.parametrize("name", NAMES)
