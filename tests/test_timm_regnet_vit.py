@@ -11,7 +11,7 @@ import safetensors.numpy
 from golden_fill import timm_arrays
 
 from nfnets.errors import UserError
-from nfnets.weights import convert_timm, export_timm, load_weights
+from nfnets.weights import convert_timm, export_timm, load_weights, save_weights
 from nfnets.weights.timm import timm_shapes
 
 MODELS = ["regnety_4gf", "regnety_8gf", "regnety_16gf", "regnety_32gf"]
@@ -80,10 +80,18 @@ def test_layouts_of_vit_by_hand():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_round_trip_through_a_file(name, tmp_path):
+def test_round_trip_through_files_of_every_form(name, tmp_path):
+    """The .npz, which is measured before it is read, and our own form."""
     arrays, overrides = arrays_of(name), SMALL[name]
-    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
-    loaded = load_weights(name, tmp_path / "model.safetensors", overrides=overrides)
+    np.savez(tmp_path / "theirs.npz", **arrays)
+    variables = load_weights(name, tmp_path / "theirs.npz", overrides=overrides)
+    ours = tmp_path / "ours.safetensors"
+    save_weights(name, variables, ours, overrides=overrides)
+    safetensors.numpy.save_file(
+        export_timm(name, load_weights(name, ours, overrides=overrides)),
+        tmp_path / "theirs.safetensors",
+    )
+    loaded = load_weights(name, tmp_path / "theirs.safetensors", overrides=overrides)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype("float32")}
     back = export_timm(name, loaded)
     assert list(back) == list(arrays)
