@@ -27,6 +27,8 @@ FAMILIES: tuple[str, ...] = (
     "nfnets.resnet_baselines",
     "effnetv2.model",
     "resnet_rs.resnet",
+    "resnet_rs.regnet",
+    "resnet_rs.vit",
 )
 
 

@@ -210,7 +210,8 @@ class ResNet(nn.Module):
             x, residual = block(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
-        pool = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [N, C]
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        pool = jnp.mean(x, axis=(1, 2))  # [N, C]
         sow_probe(self, "pool", lambda: pool)
         pool = nn.Dropout(self.drop_rate, name="dropout")(pool, deterministic=not train)
         head = nn.Dense(

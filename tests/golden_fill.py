@@ -58,7 +58,7 @@ def timm_arrays(
     """All arrays of a state dict of timm, whose names and shapes (torch's) are given.
 
     Args:
-      shapes: of the whole state dict; a bias beside running averages is a norm's.
+      shapes: of the whole state dict; a bias beside a vector of weights is a norm's.
       gain: scales kernels and matrices, beside 1/sqrt(fan_in).
     """
     arrays = {}
@@ -77,7 +77,10 @@ def timm_arrays(
         elif leaf == "weight":
             noise = 1.0 + 0.1 * noise
         elif leaf == "bias":
-            noise = noise * (0.1 if f"{module}.running_mean" in shapes else 0.05)
+            is_norm = len(shapes[f"{module}.weight"]) == 1
+            noise = noise * (0.1 if is_norm else 0.05)
+        elif leaf in ("cls_token", "pos_embed"):
+            noise = 1.0 + 0.1 * noise
         else:
             raise ValueError(f"no rule for {name}")
         arrays[name] = np.asarray(noise, np.float32)

@@ -70,6 +70,11 @@ def test_readme_table_shows_the_official_numbers(golden, row):
     if model in golden("resnet_timm"):
         assert (params, macs, image_size) == resnet_row(model, golden)
         return
+    timm = golden("timm_regnet_vit")["counts"].get(model)
+    if timm is not None:
+        assert f"{timm['params'] / 1e6:.2f}" == params
+        assert f"{timm[f'macs_{image_size}'] / 1e9:.2f}" == macs
+        return
     counts = golden("nfnet_counts").get(model)
     if counts is None:  # the official repository has no SE form of these depths
         assert model in ("nf_seresnet288", "nf_seresnet600")
@@ -114,6 +119,21 @@ def test_readme_shows_the_published_accuracy_of_the_resnets():
         r"^\| `((?:se)?resne\w+|senet154)` \|.*\| *([^|]*?) *\|$", README, re.M
     )
     assert dict(rows) == RESNET_TOP1
+
+
+# The model zoos of pycls (100 minus its error) and of DeiT.
+REGNET_AND_VIT_TOP1 = {
+    **{"regnety_4gf": "79.4", "regnety_8gf": "79.9", "regnety_16gf": "80.4"},
+    **{"regnety_32gf": "81.0"},
+    **{"deit_ti": "72.2", "deit_s": "79.9", "vit_b": "81.8"},
+}
+
+
+def test_readme_shows_the_published_accuracy_of_regnets_and_transformers():
+    rows = re.findall(
+        r"^\| `((?:regnety|deit|vit)_\w+)` \|.*\| *([^|]*?) *\|$", README, re.M
+    )
+    assert dict(rows) == REGNET_AND_VIT_TOP1
 
 
 def test_readme_table_has_every_model():

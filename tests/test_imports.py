@@ -13,6 +13,8 @@ FAMILIES = (
     "nfnets.resnet_baselines",
     "effnetv2.model",
     "resnet_rs.resnet",
+    "resnet_rs.regnet",
+    "resnet_rs.vit",
 )
 MODEL_PARTS = (
     "nfnets.batch_norm",

@@ -154,7 +154,7 @@ def softmax_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     """
     chex.assert_rank([logits, targets], 2)
     chex.assert_equal_shape([logits, targets])
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_p = jax.nn.log_softmax(_at_least_float32(logits))
     return -jnp.sum(targets * log_p, axis=-1)
 
 
@@ -178,7 +178,11 @@ def binary_cross_entropy(
     """
     chex.assert_rank([logits, targets], 2)
     chex.assert_equal_shape([logits, targets])
-    logits = logits.astype(jnp.float32)
+    logits = _at_least_float32(logits)
     positive, negative = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
     losses = -pos_weight * targets * positive - (1 - targets) * negative
     return jnp.sum(losses, axis=-1) if sum_classes else jnp.mean(losses, axis=-1)
+
+
+def _at_least_float32(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -170,7 +170,8 @@ def _check_arrays(
     if _HEAD not in arrays or arrays[_HEAD].ndim != 1:
         raise UserError(f"not the weights of {model_name}: {_HEAD} is missing")
     model = create_model(model_name, num_classes=arrays[_HEAD].size, **overrides)
-    abstract = abstract_variables(model, get_variant(model_name).train_size)
+    row = get_variant(model_name, **overrides)
+    abstract = abstract_variables(model, row.train_size)
     flat = traverse_util.flatten_dict(abstract, sep="/")
     wanted = {name: leaf.shape for name, leaf in flat.items()}
     check_names(model_name, wanted, arrays)
@@ -185,7 +186,8 @@ def _local(path: str | os.PathLike[str]) -> Path:
 def _max_bytes(model_name: str, overrides: Mapping[str, Any]) -> int:
     """16 bytes a parameter: float64, and twice as many for other numbers of classes."""
     model = create_model(model_name, num_classes=1000, **overrides)
-    return 16 * count_params_of(model, get_variant(model_name).train_size)
+    row = get_variant(model_name, **overrides)
+    return 16 * count_params_of(model, row.train_size)
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -11,7 +11,7 @@ Modules = Mapping[
     str, str
 ]  # our submodule path, joined by "/", to theirs; in its order
 
-_BLOCK = re.compile(r"stage(\d+)_block(\d+)")
+_BLOCK = re.compile(r"(?:stage(\d+)_)?block(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,8 @@ class ModuleNames:
     """The modules of one family."""
 
     before: Modules  # the blocks
-    # What goes before the names inside a block: of its stage and number, from 0.
+    # What goes before the names inside a block: of its stage and number, from 0 (the
+    # stage is 0 where blocks are just numbered).
     block: Callable[[int, int], str]
     # Of the modules inside a block: the first table that has all of a block's.
     kinds: tuple[Modules, ...]
@@ -36,16 +37,17 @@ def pair_modules(
     for module, theirs in names.before.items():
         if module in ours:  # a changed stem may lack some
             yield theirs, ours[module]
-    blocks: dict[tuple[int, int], set[str]] = {}
+    blocks: dict[tuple[int, int, str], set[str]] = {}  # by stage, number and name
     for module in ours:
         first, _, inner = module.partition("/")
         if match := _BLOCK.fullmatch(first):
-            blocks.setdefault((int(match[1]), int(match[2])), set()).add(inner)
-    for (stage, block), modules in sorted(blocks.items()):
+            key = (int(match[1] or 1), int(match[2]), first)
+            blocks.setdefault(key, set()).add(inner)
+    for (stage, block, name), modules in sorted(blocks.items()):
         kind = next(kind for kind in names.kinds if modules <= kind.keys())
         prefix = names.block(stage - 1, block)
         for inner, theirs in kind.items():
             if inner in modules:
-                yield f"{prefix}{theirs}", ours[f"stage{stage}_block{block}/{inner}"]
+                yield f"{prefix}{theirs}", ours[f"{name}/{inner}"]
     for module, theirs in names.after.items():
         yield theirs, ours[module]

@@ -18,6 +18,7 @@ from nfnets.flops import abstract_variables
 from nfnets.registry import create_model, get_variant
 from nfnets.weights.matching import check_names
 from nfnets.weights.module_names import ModuleNames, Path, pair_modules
+from nfnets.weights.timm_regnet_vit import REGNET, VIT
 from nfnets.weights.timm_resnets import RESNETS
 
 
@@ -71,7 +72,13 @@ _EFFICIENTNET = ModuleNames(
 )
 
 # Shell pattern of model names -> timm's names; the first that fits.
-_NAMES: dict[str, ModuleNames] = {"effnet*": _EFFICIENTNET, **RESNETS}
+_NAMES: dict[str, ModuleNames] = {
+    "effnet*": _EFFICIENTNET,
+    "regnety_*": REGNET,
+    "deit_*": VIT,
+    "vit_*": VIT,
+    **RESNETS,
+}
 
 # Our leaves to timm's, in its order; a kernel and a BatchNorm's scale are its weights.
 _LEAVES = {
@@ -80,7 +87,11 @@ _LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "cls_token": "cls_token",
+    "pos_embed": "pos_embed",
 }
+# There these have a batch axis, and the token also one of its position.
+_LEADING = {"cls_token": (1, 1), "pos_embed": (1,)}
 _COUNTER = "num_batches_tracked"  # of BatchNorm; we have no use for it
 
 
@@ -137,7 +148,8 @@ def timm_shapes(
     """The state dict of a model, in timm's order: name and shape there, our path."""
     names = _names_of(model_name)
     model = create_model(model_name, num_classes=num_classes, **overrides)
-    abstract = abstract_variables(model, get_variant(model_name).train_size)
+    row = get_variant(model_name, **overrides)
+    abstract = abstract_variables(model, row.train_size)
     return list(_timm_arrays(names, traverse_util.flatten_dict(abstract)))
 
 
@@ -162,7 +174,7 @@ def _timm_arrays(names: ModuleNames, flat: Mapping[Path, Any]) -> Iterator[TimmA
         for leaf, their_leaf in _LEAVES.items():
             if leaf in ours:
                 path, shape = ours[leaf], tuple(flat[ours[leaf]].shape)
-                name = f"{module}.{their_leaf}"
+                name = f"{module}.{their_leaf}" if module else their_leaf
                 yield TimmArray(name, _torch_shape(path, shape), path, shape)
         if "mean" in ours:
             yield TimmArray(f"{module}.{_COUNTER}", (), None, ())
@@ -171,9 +183,9 @@ def _timm_arrays(names: ModuleNames, flat: Mapping[Path, Any]) -> Iterator[TimmA
 def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape there of an array of ours."""
     if path[-1] != "kernel":
-        return shape
+        return (*_LEADING.get(path[-1], ()), *shape)
     *window, inputs, outputs = shape
-    if not window and path[-2] != "head":  # squeeze-excite
+    if not window and "squeeze_excite" in path:
         window = [1, 1]
     return (outputs, inputs, *window)
 
