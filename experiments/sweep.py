@@ -43,7 +43,7 @@ try:
         split_arguments,
     )
     from nfnets.sweep.runs import failed_runs, train_in_process, train_runs
-    from nfnets.training.storage import as_path
+    from nfnets.training.storage import is_remote
 except ImportError as missing:
     print(f'error: {missing}; training needs: pip install ".[train]"', file=sys.stderr)
     sys.exit(2)
@@ -105,7 +105,12 @@ def open_directory() -> Path:
     """The directory of --sweepdir."""
     if FLAGS.sweepdir is None:
         raise UserError("give --sweepdir=DIR")
-    return Path(as_path(FLAGS.sweepdir))
+    if is_remote(FLAGS.sweepdir):
+        raise UserError(
+            f"--sweepdir={FLAGS.sweepdir}: expected a local directory, or one that all "
+            f"machines mount"
+        )
+    return Path(FLAGS.sweepdir).expanduser()
 
 
 def sweep(plan: Plan, runs: tuple[PlannedRun, ...], shard: Shard, command: str) -> int:

@@ -21,7 +21,7 @@ from etils import epath
 from nfnets.errors import UserError
 from nfnets.sweep.axes import Cell, cell_name, number
 from nfnets.training import workdir
-from nfnets.training.storage import is_remote, write_atomically
+from nfnets.training.storage import write_atomically
 from nfnets.training.typed_config import differences, from_mapping
 
 SWEEP, RUNS, OUTCOME, OUTPUT = "sweep.json", "runs", "outcome.json", "output.txt"
@@ -91,13 +91,8 @@ def make(directory: Path) -> None:
     """Makes the directory of a sweep.
 
     Raises:
-      UserError: it cannot be made, or is not on a file system.
+      UserError: it cannot be made.
     """
-    if is_remote(directory):
-        raise UserError(
-            f"--sweepdir={directory}: expected a local directory, or one that all "
-            f"machines mount"
-        )
     try:
         (directory / RUNS).mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -218,7 +218,8 @@ def numeric_axes(contents: Contents) -> list[str]:
         if (
             len(fields) == 1
             and fields[0] != SEED_FIELD
-            and len(numbers) >= 2
+            and len(texts) >= 2
+            and numbers
             and texts - numbers <= {"None"}
         ):
             found.append(fields[0])
