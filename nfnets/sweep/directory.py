@@ -63,8 +63,8 @@ class Outcome:
       status: ``ok``, ``diverged`` (its numbers went non-finite), ``failed`` (for
         another reason, twice) or ``interrupted``.
       exit_status: of its last process.
-      seconds: of all its processes that ended by themselves or by a signal to the
-        sweep; what was killed is not counted.
+      seconds: of all its processes that the sweep saw end, with the wait for one that
+        an earlier sweep had left behind.
       reason: the last line of a run that failed or diverged; else empty.
     """
 
