@@ -68,6 +68,7 @@ setup(
         "nfnets.benchmark",
         "nfnets.data",
         "nfnets.data.native",
+        "nfnets.sweep",
         "nfnets.training",
         "nfnets.weights",
         "resnet_rs",

@@ -11,15 +11,19 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from nfnets.errors import UserError
 from nfnets.training import processes
+from nfnets.training.config_files import rewrite_argv
+from nfnets.training.recipe import Recipe
 
 EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
 EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
@@ -81,6 +85,32 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
         raise UserError(
             f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"
         )
+
+
+def recipe_of_arguments(arguments: Sequence[str], config_dir: Path) -> Recipe:
+    """What ``experiments/run.py`` would train with these arguments.
+
+    Args:
+      arguments: ``--config=NAME`` and any ``--config.FIELD=VALUE``, nothing else.
+      config_dir: where the named configs are.
+
+    Raises:
+      UserError: they make no recipe.
+    """
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    rewritten, _ = rewrite_argv(["run.py", *arguments], config_dir)
+    before = sys.argv
+    try:
+        with warnings.catch_warnings():
+            # The config library's, for how it loads a file.
+            warnings.filterwarnings(
+                "ignore", r"the load_module\(\)", DeprecationWarning
+            )
+            parse_flags(rewritten, values)
+    finally:
+        sys.argv = before
+    return Recipe.from_config(values.config)
 
 
 def stop_on_signals() -> Callable[[], bool]:

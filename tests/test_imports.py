@@ -106,6 +106,23 @@ def test_training_knows_no_family_and_no_flags(path):
     assert not {n for n in imports(path) if within(n, ("absl",))}
 
 
+SWEEP_MAY_USE = ("nfnets.errors", "nfnets.registry", "nfnets.sweep", "nfnets.training")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/sweep/*.py")), ids=str)
+def test_the_sweep_trains_by_running_the_program(path):
+    others = {n for n in own(path) if not within(n, SWEEP_MAY_USE)} - {"nfnets"}
+    assert not others
+    # JAX would take the devices, which are for the processes that train.
+    assert not {n for n in imports(path) if within(n, ("absl", "jax", "flax"))}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_only_the_sweep_uses_the_sweep(path):
+    if path.parent.name != "sweep":
+        assert not {n for n in own(path) if within(n, ("nfnets.sweep",))}
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/data/*.py")), ids=str)
 def test_data_knows_no_models(path):
     allowed = ("nfnets.data", "nfnets.errors")

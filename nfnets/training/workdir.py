@@ -172,13 +172,19 @@ def append_row(workdir: epath.Path, row: Row, name: str = METRICS) -> None:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
-def read_rows(workdir: epath.Path, name: str = METRICS) -> list[Row]:
-    """All rows of ``metrics.jsonl`` or ``name``; none when there is no such file."""
+def read_rows(
+    workdir: epath.Path, name: str = METRICS, *, growing: bool = False
+) -> list[Row]:
+    """All rows of ``metrics.jsonl`` or ``name``; none when there is no such file.
+
+    Where the file may be ``growing``, a last line without its end is left out.
+    """
     path = workdir / name
     if not path.exists():
         return []
     rows = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    text = path.read_text(encoding="utf-8")
+    lines = (text[: text.rfind("\n") + 1] if growing else text).splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
