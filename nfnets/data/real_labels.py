@@ -132,6 +132,13 @@ def validation_numbers(
     return numbers
 
 
+def is_validation_name(source: Source) -> bool:
+    """Whether the first image is called as ImageNet's validation images are."""
+    if source.file_name is None or len(source) == 0:
+        return False
+    return _NAME.fullmatch(source.file_name(0)) is not None
+
+
 def _read_all(source: Source, read: Callable[[int], T], threads: int) -> list[T]:
     try:
         with ThreadPoolExecutor(max(1, threads)) as pool:
