@@ -182,7 +182,7 @@ def test_unknown_source_lists_the_kinds():
     refused(r"unknown data source 'digit'; did you mean digits", "digit")
     refused("known: digits, folder:PATH, hf:.*tar:PATH.*config=digits", "xyz:abc")
     refused("unknown data source 'digits:5'", "digits:5")
-    refused("split is 'val'; expected train, test or hold", "digits", split="val")
+    refused("split is 'val'; expected one of train, test, w", "digits", split="val")
     refused("'synthetic:ten': expected a number", "synthetic:ten")
     refused("num_classes is 0; expected 1 or more", "digits", num_classes=0)
 

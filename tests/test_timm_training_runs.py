@@ -112,7 +112,8 @@ def four_steps(name):
 def test_losses_and_gradient_norms(run):
     name, measured, _, _ = run
     want = [[s["loss"], s["grad_norm"]] for s in GOLDEN[name]["steps"]]
-    np.testing.assert_allclose(measured, want, rtol=1e-4)
+    np.testing.assert_allclose(measured[:2], want[:2], rtol=1e-6)
+    np.testing.assert_allclose(measured, want, rtol=2e-3)
 
 
 def test_parameters_and_running_averages(run):
@@ -123,7 +124,7 @@ def test_parameters_and_running_averages(run):
             np.linalg.norm(found), want["l2"], rtol=1e-4, err_msg=tensor
         )
         np.testing.assert_allclose(
-            found.ravel()[:4], want["first4"], rtol=1e-3, atol=1e-4, err_msg=tensor
+            found.ravel()[:4], want["first4"], rtol=5e-3, atol=3e-4, err_msg=tensor
         )
 
 

@@ -35,8 +35,14 @@ def message(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def feature(value: bytes | int | float) -> bytes:
-    """A Feature with one value of its type."""
+Value = bytes | int | float | Sequence[int]
+
+
+def feature(value: Value) -> bytes:
+    """A Feature with one value of its type, or with a packed list of integers."""
+    if isinstance(value, list):
+        packed = b"".join(varint(number) for number in value)
+        return message(3, message(1, packed) if packed else b"")
     if isinstance(value, bytes):
         return message(1, message(1, value))
     if isinstance(value, float):
@@ -49,7 +55,7 @@ def entry(name: str, content: bytes) -> bytes:
     return message(1, message(1, name.encode()) + message(2, content))
 
 
-def example(features: Mapping[str, bytes | int | float]) -> bytes:
+def example(features: Mapping[str, Value]) -> bytes:
     """A serialized tf.train.Example, features in the given order."""
     entries = [entry(name, feature(value)) for name, value in features.items()]
     return message(1, b"".join(entries))

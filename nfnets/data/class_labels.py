@@ -26,14 +26,15 @@ def class_labels(
         train_names: class folders of the training split.
         train: where they are.
         class_map: file read by :func:`read_class_map`; ``None`` numbers
-            ``train_names`` in order of name, and ``names`` must be the same.
+            ``train_names`` as :func:`in_order` has them, and ``names`` must be the
+            same.
 
     Raises:
         UserError: a class folder that should not be there, or is not.
     """
     if class_map is None:
         _check_same_classes(set(train_names), set(names), train, folder)
-        return {name: label for label, name in enumerate(sorted(train_names))}
+        return {name: label for label, name in enumerate(in_order(train_names))}
     labels = read_class_map(class_map)
     for name in sorted(names):
         if name not in labels:
@@ -42,6 +43,17 @@ def class_labels(
                 f"add a line for it, {did_you_mean(name, labels)}"
             )
     return labels
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Class names by text, or, where all of them are decimal numbers, by number.
+
+    So folders 0 to 999, as those of ImageNet-V2, have their names as labels; by text
+    10 would come before 2.
+    """
+    if all(name.isascii() and name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def class_names(labels: Mapping[str, int]) -> tuple[str, ...]:

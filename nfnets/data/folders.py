@@ -3,7 +3,7 @@
 ``val`` or ``validation`` may stand for ``test``. Without it, and in a folder that only
 holds class folders, a tenth of the images is held out (``nfnets.data.held_out``).
 Everything is sorted by name, so a copy of the folder gives the same records in the
-same order.
+same order; classes that are all called by numbers are numbered in the order of these.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def open_folder(path: str, split: str, class_map: str | None) -> Source:
 
     Args:
         path: the data set's folder, on a local disk.
-        split: ``train`` or ``test``.
+        split: ``train``, ``test`` or ``whole_test``, which holds no tenth out.
         class_map: a file (``class_labels.read_class_map``); ``None`` numbers the
             training class folders by name, and the test split must have the same.
 
@@ -64,6 +64,7 @@ def open_folder(path: str, split: str, class_map: str | None) -> Source:
         np.array(numbers, np.int32),
         encoded=lambda index: read_image_file(paths[index], paths[index]),
         describe=lambda index: paths[index],
+        file_name=lambda index: os.path.basename(paths[index]),
     )
     if test is not None:
         return source

@@ -31,7 +31,7 @@ def open_hf(text: str, split: str) -> Source:
             parquet file.
         split: ``train`` or ``test``, which may be called ``validation``, ``val`` or
             ``valid``, and is that where ``test`` has no labels. Where there is none, a
-            tenth of ``train`` is held out.
+            tenth of ``train`` is held out, or, for ``whole_test``, all of it is taken.
 
     Raises:
         UserError: the package is missing, the data cannot be had, or have no column of
@@ -177,4 +177,7 @@ def _source(
             return image["bytes"]
         return read_image_file(image["path"], title(index, image["path"]))
 
-    return of_files(name, class_names, labels, encoded, describe)
+    def file_name(index: int) -> str:
+        return os.path.basename(images[index][image_key]["path"] or "")
+
+    return of_files(name, class_names, labels, encoded, describe, file_name)

@@ -226,6 +226,7 @@ def make_eval_iter(
     threads: int,
     process_index: int = 0,
     process_count: int = 1,
+    image_labels: np.ndarray | None = None,
 ) -> Prefetcher[Batch]:
     """One process's examples, in order; over all processes each exactly once.
 
@@ -239,12 +240,13 @@ def make_eval_iter(
         process_index: of this process, below ``process_count``.
         process_count: processes, which read contiguous parts of the source
             (``order.shard_range``).
+        image_labels: int32 ``[n, L]``, all labels of each image, filled up with -1.
 
     Returns:
         An iterator of ``image`` float32 ``[D, B, S, S, 3]``, not normalised, ``label``
-        int32 ``[D, B]`` and ``mask`` bool ``[D, B]``. All batches have the same shape,
-        and all processes the same number of batches; padding has zero images, label 0
-        and mask ``False``.
+        int32 ``[D, B]``, ``mask`` bool ``[D, B]`` and, with ``image_labels``, these as
+        ``labels`` int32 ``[D, B, L]``. All batches have the same shape, and all
+        processes the same number; padding has zero images and mask ``False``.
 
     Raises:
         UserError: settings that do not fit; while iterating, a damaged image: an
@@ -267,6 +269,9 @@ def make_eval_iter(
             "mask": np.arange(rows) < count,
         }
         batch["label"][:count] = source.labels[start : start + count]
+        if image_labels is not None:
+            batch["labels"] = np.full((rows, image_labels.shape[1]), -1, np.int32)
+            batch["labels"][:count] = image_labels[start : start + count]
 
         def fill(row: int) -> None:
             image = _read_for_eval(source, start + row)
@@ -285,10 +290,8 @@ def _read_for_eval(source: Source, index: int) -> np.ndarray:
     try:
         return source.read(index)
     except DamagedImage as error:
-        raise UserError(
-            f"damaged evaluation image {error}; evaluation leaves none out, so "
-            "mend or replace the file"
-        ) from error
+        advice = "evaluation leaves none out, so mend or replace the file"
+        raise UserError(f"damaged evaluation image {error}; {advice}") from error
 
 
 def _check_batch(what: str, size: int, num_devices: int, image_size: int) -> None:

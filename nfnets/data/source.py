@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,6 +25,12 @@ class Source:
             safe in threads; raises DamagedImage. ``None`` where images are in memory.
         note: what whoever reads a result must know of the split; empty where it is
             what its name says.
+        file_name: index -> the name, without folders, of the image's file in the
+            original data, empty where the record does not say; safe in threads; raises
+            DamagedImage. ``None`` where images come from no files.
+        all_labels: index -> all labels of the image, perhaps none, where records list
+            them beside their one label (TFDS's ``imagenet2012_real``); likewise.
+            ``None`` where they do not.
     """
 
     name: str
@@ -34,6 +40,8 @@ class Source:
     describe: Callable[[int], str]
     encoded: Callable[[int], bytes | memoryview] | None = None
     note: str = ""
+    file_name: Callable[[int], str] | None = None
+    all_labels: Callable[[int], Sequence[int]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,6 +58,7 @@ def of_files(
     labels: np.ndarray,
     encoded: Callable[[int], bytes],
     describe: Callable[[int], str],
+    file_name: Callable[[int], str],
 ) -> Source:
     """A source of image files; the arguments are the attributes of the same name."""
     return Source(
@@ -59,12 +68,14 @@ def of_files(
         read=lambda index: decode(encoded(index), name=describe(index)),
         describe=describe,
         encoded=encoded,
+        file_name=file_name,
     )
 
 
 def part_of(source: Source, indices: np.ndarray, name: str) -> Source:
     """Some records of a source, in the given order."""
-    encoded = source.encoded
+    encoded, file_name = source.encoded, source.file_name
+    all_labels = source.all_labels
     return replace(
         source,
         name=name,
@@ -72,4 +83,6 @@ def part_of(source: Source, indices: np.ndarray, name: str) -> Source:
         read=lambda index: source.read(int(indices[index])),
         describe=lambda index: source.describe(int(indices[index])),
         encoded=encoded and (lambda index: encoded(int(indices[index]))),
+        file_name=file_name and (lambda index: file_name(int(indices[index]))),
+        all_labels=all_labels and (lambda index: all_labels(int(indices[index]))),
     )

@@ -18,7 +18,7 @@ from nfnets.data.tars import open_tar
 from nfnets.data.tfds_source import open_tfds
 from nfnets.errors import UserError, did_you_mean
 
-SPLITS = ("train", "test", "holdout")
+SPLITS = ("train", "test", "whole_test", "holdout")
 KINDS = (
     "digits",
     "folder:PATH",
@@ -55,6 +55,8 @@ def open_source(
             training records held out) or ``test``. Of folders, tars and Hugging Face
             data without a test split, a tenth is the test split and never trained on
             (:mod:`nfnets.data.held_out`); the source's ``note`` says so.
+            ``whole_test`` takes them as a whole, as is right for data that only exist
+            to be tested on.
         class_map: only for ``folder:`` and ``tar:``: a file that gives each folder its
             label; ``None`` numbers the folders by name.
         num_classes: labels the network has; ``None`` means as many as the data.
@@ -71,11 +73,11 @@ def open_source(
     """
     kind, _, argument = spec.partition(":")
     _check_options(spec, split, class_map, num_classes, data_dir, holdout)
-    part = "test" if split == "test" else "train"
+    part = "train" if split == "holdout" else split
     if kind == "digits" and not argument:
-        source = open_digits(part)
+        source = open_digits(part.removeprefix("whole_"))
     elif kind == "synthetic":
-        source = open_synthetic(part, argument, num_classes)
+        source = open_synthetic(part.removeprefix("whole_"), argument, num_classes)
     elif kind == "folder":
         source = open_folder(argument, part, class_map)
     elif kind == "tar":
@@ -83,12 +85,13 @@ def open_source(
     elif kind == "hf":
         source = open_hf(argument, part)
     elif kind == "tfds":
-        source = Source(**vars(open_tfds(argument, part, data_dir)))
+        tfds_part = part.removeprefix("whole_")
+        source = Source(**vars(open_tfds(argument, tfds_part, data_dir)))
     else:
         kinds = did_you_mean(spec, KINDS)
         raise UserError(f"unknown data source {spec!r}; {kinds} ({_RUNS_ANYWHERE})")
     source = _with_classes(source, num_classes)
-    if split == "test":
+    if split.endswith("test"):
         return source
     count = holdout_count(holdout, len(source))
     return _hold_out(source, count, split, first=kind == "tfds")
@@ -110,7 +113,7 @@ def _check_options(
     """Refuses options that are wrong by themselves or mean nothing to the source."""
     kind = spec.partition(":")[0]
     if split not in SPLITS:
-        raise UserError(f"split is {split!r}; expected train, test or holdout")
+        raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     if num_classes is not None and num_classes < 1:
         raise UserError(f"num_classes is {num_classes}; expected 1 or more")
     if class_map is not None and kind not in _WITH_CLASS_FOLDERS:

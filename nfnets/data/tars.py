@@ -61,7 +61,7 @@ def open_tar(path: str, split: str, class_map: str | None) -> Source:
 
     Args:
         path: of the tar, or of the folder of two, on a local disk.
-        split: ``train`` or ``test``.
+        split: ``train``, ``test`` or ``whole_test``, which holds no tenth out.
         class_map: as with ``folder:``.
 
     Raises:
@@ -72,7 +72,8 @@ def open_tar(path: str, split: str, class_map: str | None) -> Source:
             f"data source 'tar:{path}': tars are read from local disks only; {_LAYOUT}"
         )
     splits = find_splits(os.path.expanduser(path))
-    train, files = splits["train"], splits.get(split, splits["train"])
+    train = splits["train"]
+    files = train if split == "train" else splits.get("test", train)
     found = [files.inside(i)[0] for i in range(len(files.members))]
     trained = {train.inside(i)[0] for i in range(len(train.members))}
     labels = class_labels(
@@ -88,6 +89,7 @@ def open_tar(path: str, split: str, class_map: str | None) -> Source:
         np.array([labels[name] for name in found], np.int32),
         encoded=lambda index: _read(files.index, int(files.members[index])),
         describe=lambda index: _title(files.index, int(files.members[index])),
+        file_name=lambda index: files.inside(index)[-1],
     )
     if "test" in splits:
         return source

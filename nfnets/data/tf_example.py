@@ -119,6 +119,14 @@ def int_value(data: Buffer, spans: dict[str, Span], name: str) -> int:
         value, last = _varint(data, *usual)
         if last == usual[1] and value < 2**63:
             return value
+    values = int_values(data, spans, name)
+    if len(values) != 1:
+        raise MalformedRecord(f"feature {name!r} has {len(values)} values, expected 1")
+    return values[0]
+
+
+def int_values(data: Buffer, spans: dict[str, Span], name: str) -> list[int]:
+    """All integers of a feature, perhaps none; MalformedRecord where it has others."""
     span = _list_span(data, spans, name, 3)
     values: list[int] = []
     for number, wire, first, last in () if span is None else _fields(data, *span):
@@ -129,9 +137,7 @@ def int_value(data: Buffer, spans: dict[str, Span], name: str) -> int:
         while first < last:  # one number, or several that are packed
             value, first = _varint(data, first, last)
             values.append(value - 2**64 if value >= 2**63 else value)
-    if len(values) != 1:
-        raise MalformedRecord(f"feature {name!r} has {len(values)} values, expected 1")
-    return values[0]
+    return values
 
 
 def _list_span(

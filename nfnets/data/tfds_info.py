@@ -38,6 +38,8 @@ class Dataset:
         file_format: one of ``FORMATS``.
         image_key: feature that holds the encoded image.
         label_key: feature that holds the label.
+        all_labels_key: feature that holds all labels of an image, as in
+            ``imagenet2012_real``; ``None`` where there is none.
         class_names: by label.
         splits: the shards of each split by TFDS's name, in order.
         prepare_command: makes it anew.
@@ -48,6 +50,7 @@ class Dataset:
     file_format: str
     image_key: str
     label_key: str
+    all_labels_key: str | None
     class_names: tuple[str, ...]
     splits: Mapping[str, tuple[Shard, ...]]
     prepare_command: str
@@ -94,6 +97,7 @@ def read_dataset(directory: str, name: str, prepare_command: str) -> Dataset:
         file_format=file_format,
         image_key=image_key,
         label_key=label_key,
+        all_labels_key=_all_labels(features),
         class_names=_class_names(directory, label_key, num_classes),
         splits=splits,
         prepare_command=prepare_command,
@@ -142,6 +146,17 @@ def _image_and_label(
         )
     count = known[label]["classLabel"].get("numClasses")
     return image, label, None if count is None else int(count)
+
+
+def _all_labels(features: Mapping[str, Any]) -> str | None:
+    """Name of the one feature that is a sequence of class labels, if any."""
+    known = features.get("featuresDict", {}).get("features") or {}
+    names = [
+        name
+        for name, kind in known.items()
+        if "classLabel" in kind.get("sequence", {}).get("feature", {})
+    ]
+    return names[0] if len(names) == 1 else None
 
 
 def _class_names(

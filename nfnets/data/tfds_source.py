@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,11 +18,14 @@ from nfnets.data.tf_example import (
     bytes_value,
     feature_spans,
     int_value,
+    int_values,
 )
 from nfnets.data.tfds_index import Index, load_index
 from nfnets.data.tfds_info import Dataset
 from nfnets.data.tfds_layout import find_dataset, parse_name
 from nfnets.errors import UserError
+
+T = TypeVar("T")
 
 # Features that name the record in the original data, the best first.
 _NAME_KEYS = ("file_name", "filename", "image/filename", "id")
@@ -37,6 +41,8 @@ class TfdsSplit:
     read: Callable[[int], np.ndarray]
     describe: Callable[[int], str]
     encoded: Callable[[int], memoryview]
+    file_name: Callable[[int], str]
+    all_labels: Callable[[int], Sequence[int]] | None
 
 
 def open_tfds(text: str, split: str, data_dir: str | None) -> TfdsSplit:
@@ -85,11 +91,13 @@ def open_split(dataset: Dataset, split: str) -> TfdsSplit:
     """Opens a split by TFDS's name; builds its index where there is none."""
     index = load_index(dataset, split)
     read_record = _RecordReader(dataset, split, index)
+    key = dataset.all_labels_key
 
     def title(number: int, record: bytes | None = None) -> str:
         shard = dataset.splits[split][read_record.shard_of(number)]
         original = "" if record is None else _original_name(record)
-        return f"{dataset.name} {split} record {number} ({original}{shard.name})"
+        where = f"{original}, {shard.name}" if original else shard.name
+        return f"{dataset.name} {split} record {number} ({where})"
 
     def encoded(number: int) -> memoryview:
         record = None
@@ -126,7 +134,31 @@ def open_split(dataset: Dataset, split: str) -> TfdsSplit:
         read,
         describe,
         encoded,
+        file_name=_part_reader(read_record, title, _original_name),
+        all_labels=None
+        if key is None
+        else _part_reader(read_record, title, lambda record: _integers(record, key)),
     )
+
+
+def _part_reader(
+    read_record: Callable[[int], bytes],
+    title: Callable[[int], str],
+    part_of: Callable[[bytes], T],
+) -> Callable[[int], T]:
+    """Reads something beside the image from a record; raises DamagedImage."""
+
+    def read(number: int) -> T:
+        try:
+            return part_of(read_record(number))
+        except MalformedRecord as error:
+            raise DamagedImage(title(number), str(error)) from error
+
+    return read
+
+
+def _integers(record: bytes, key: str) -> Sequence[int]:
+    return int_values(record, feature_spans(record, 0, len(record)), key)
 
 
 class _RecordReader:
@@ -160,13 +192,13 @@ class _RecordReader:
 
 
 def _original_name(record: bytes) -> str:
-    """``NAME, `` where the record has one."""
+    """The image's name in the original data; empty where the record has none."""
     try:
         spans = feature_spans(record, 0, len(record))
         for key in _NAME_KEYS:
             if key in spans:
                 name = bytes_value(record, spans, key)
-                return name.decode("utf-8", "backslashreplace") + ", "
+                return name.decode("utf-8", "backslashreplace")
     except MalformedRecord:
         pass
     return ""

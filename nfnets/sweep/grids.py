@@ -74,12 +74,7 @@ GRIDS: dict[str, Grid] = {
         "(m7, 0.1, 3). The points are ours.",
         config="rsb_a2",
         axes=(
-            axis(
-                "augment.autoaugment",
-                "rand-m6-mstd0.5-inc1",
-                "rand-m7-mstd0.5-inc1",
-                "rand-m8-mstd0.5-inc1",
-            ),
+            axis("augment.randaugment_magnitude", 6.0, 7.0, 8.0),
             axis("augment.mixup_alpha", 0.1, 0.2, 0.8),
             axis("augment.repeats", 1, 3),
             axis("seed", 0),

@@ -14,7 +14,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -55,16 +55,12 @@ def open_manager(directory: epath.Path) -> Iterator[ocp.CheckpointManager]:
 
     Keeps the two latest steps and the best one by the ``score`` they were saved with.
     """
-
-    def score(metrics: Any) -> float:
-        return metrics["score"]
-
-    best = BestN(get_metric_fn=score, n=1)
+    best = BestN(get_metric_fn=_score, n=1)
     options = ocp.CheckpointManagerOptions(
         create=True,
         cleanup_tmp_directories=True,
         preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
-        best_fn=score,  # without it, scores are not read when a folder is reopened
+        best_fn=_score,  # without it, scores are not read when a folder is reopened
     )
     # orbax wants absolute paths, which all remote ones are.
     path = directory if is_remote(directory) else epath.Path(directory).resolve()
@@ -76,6 +72,10 @@ def open_manager(directory: epath.Path) -> Iterator[ocp.CheckpointManager]:
             _close(manager)
         raise
     _close(manager)
+
+
+def _score(metrics: Any) -> float:
+    return metrics["score"]
 
 
 def _close(manager: ocp.CheckpointManager) -> None:
@@ -215,29 +215,31 @@ def restore_latest(
     return None
 
 
-def read_one(folder: epath.Path, step: int | None, target: Any) -> Restored:
+def read_one(
+    folder: epath.Path, step: int | Literal["best"] | None, target: Any
+) -> Restored:
     """Reads a checkpoint of another run, verified; changes nothing in the folder.
 
     Args:
       folder: a run's checkpoints.
-      step: None takes the newest.
+      step: None takes the newest, "best" the one with the highest ``score``.
       target: as for ``restore_latest``.
 
     Raises:
-      UserError: there is none, or it is damaged.
+      UserError: there is none, or none was evaluated, or it is damaged.
     """
     path = folder if is_remote(folder) else epath.Path(folder).resolve()
     if not path.is_dir():
         raise UserError(f"there is no checkpoint in {folder.parent} yet; train first")
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_score)
     with ocp.CheckpointManager(path, options=options) as manager:
         steps = sorted(manager.all_steps())
-        chosen = steps[-1] if step is None and steps else step
+        chosen = _best_step(manager) if step == "best" else step
+        chosen = steps[-1] if step is None and steps else chosen
         if chosen is None or chosen not in steps:
-            raise UserError(
-                f"{folder} has no checkpoint {'yet' if step is None else step}; "
-                f"there are: {', '.join(map(str, steps)) or 'none'}"
-            )
+            wanted = {"None": "yet", "best": "that was evaluated"}.get(str(step), step)
+            there = ", ".join(map(str, steps)) or "none"
+            raise UserError(f"{folder} has no checkpoint {wanted}; there are: {there}")
         found, reason = None, "another process cannot read it"
         try:
             found = _read(manager, chosen, target)
@@ -251,6 +253,12 @@ def read_one(folder: epath.Path, step: int | None, target: Any) -> Restored:
             )
     assert found is not None
     return Restored(*found)
+
+
+def _best_step(manager: ocp.CheckpointManager) -> int | None:
+    best = manager.best_step()  # also where no step was evaluated
+    metrics = None if best is None else manager.metrics(best)
+    return best if metrics and _score(metrics) > NOT_EVALUATED else None
 
 
 def _move_aside(

@@ -17,7 +17,7 @@ from nfnets.training.initial_weights import read_weights
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
 from nfnets.training.run_data import open_split
-from nfnets.training.run_weights import weight_shapes
+from nfnets.training.run_weights import by_prefix, weight_shapes
 from nfnets.training.steps import make_eval_step
 from nfnets.training.storage import write_atomically
 
@@ -131,8 +131,5 @@ def _of_checkpoint(
         restored = checkpoint.restore_latest(manager, target, log)
     if restored is None:
         raise UserError(f"there is no checkpoint in {folder} yet; train first")
-    names = ("params", "batch_stats")
-    weights = {"eval": {name: restored.state[name] for name in names}}
-    if recipe.ema_decay is not None:
-        weights["eval_ema"] = {n: restored.state[f"ema_{n}"] for n in names}
+    weights = by_prefix(recipe, restored.state)
     return weights, f"{folder} step {restored.record['step']}"

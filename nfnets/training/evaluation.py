@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from nfnets.data.pipeline import make_eval_iter
 from nfnets.data.sources import Source
@@ -25,6 +26,7 @@ def evaluate(
     source: Source,
     recipe: Recipe,
     stop_requested: Callable[[], bool] = lambda: False,
+    image_labels: np.ndarray | None = None,
 ) -> Row | None:
     """Evaluates one or several sets of weights in one pass over the data.
 
@@ -34,6 +36,8 @@ def evaluate(
       source: the split; a damaged image in it is an error.
       recipe: says size, crop and batch; the result does not depend on the batch.
       stop_requested: asked between batches.
+      image_labels: int32 [n, L], all labels of each image, filled up with -1; None
+        where an image has the one label of the source.
 
     Returns:
       The metrics of every set under its prefix, or None when stopped before the end.
@@ -48,6 +52,7 @@ def evaluate(
         threads=recipe.data.threads,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        image_labels=image_labels,
     )
     sums: dict[str, list[Any]] = {prefix: [] for prefix in variables_by_prefix}
     with batches:

@@ -77,12 +77,14 @@ def is_right(
 
     Args:
       guesses: int [N, G].
-      labels: int [N].
-      label_sets: as in ``soft_targets``.
+      labels: int [N]; or [N, L], all labels of each image, filled up with -1.
+      label_sets: as in ``soft_targets``; not with the second form.
 
     Returns:
       bool [N, G].
     """
+    if labels.ndim == 2:
+        return jnp.any(guesses[:, :, None] == labels[:, None, :], axis=-1)
     if label_sets is None:
         return guesses == labels[:, None]
     sets = jnp.asarray(label_sets)[labels]  # [N, L]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from etils import epath
 from flax import traverse_util
@@ -42,11 +44,7 @@ def read_run(recipe: Recipe, path: epath.Path) -> tuple[dict[str, Any], str]:
       UserError: no run, no checkpoint, a damaged one, or another network.
     """
     run, step = _run_and_step(path)
-    config = run / workdir.CONFIG
-    try:
-        theirs = Recipe.from_config(workdir.read_config(config))
-    except UserError as error:
-        raise UserError(f"{config}: {error}") from error
+    theirs = read_recipe(run)
     if theirs.model != recipe.model:
         raise UserError(
             f"the run in {run} has the model {theirs.model}, this one {recipe.model}; "
@@ -57,9 +55,75 @@ def read_run(recipe: Recipe, path: epath.Path) -> tuple[dict[str, Any], str]:
     average = theirs.ema_decay is not None
     prefix = "ema_" if average else ""
     variables = {n: restored.state[prefix + n] for n in ("params", "batch_stats")}
-    _check_network(recipe, theirs, run, variables)
+    check_network(recipe, theirs, run, variables)
     kind = "moving average" if average else "weights, no average was kept"
     return variables, f"{run} step {restored.record['step']} ({kind})"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunWeights:
+    """What a run had reached at one checkpoint.
+
+    Attributes:
+      recipe: the run's own.
+      by_prefix: variables, {"eval": the weights, "eval_ema": their moving average, if
+        the run keeps one}, as NumPy arrays.
+      step: of the checkpoint.
+    """
+
+    recipe: Recipe
+    by_prefix: dict[str, Any]
+    step: int
+
+
+def read_all_weights(
+    run: epath.Path, which: int | Literal["best"] | None
+) -> RunWeights:
+    """Weights and average of a run; nothing is changed there.
+
+    Args:
+      run: a work directory.
+      which: a step; None takes the newest checkpoint, "best" the one whose evaluation
+        during training was best.
+
+    Raises:
+      UserError: no run, no such checkpoint, or a damaged one.
+    """
+    recipe = read_recipe(run)
+    folder = run / workdir.CHECKPOINTS
+    restored = checkpoint.read_one(folder, which, weight_shapes(recipe))
+    return RunWeights(
+        recipe=recipe,
+        by_prefix=by_prefix(recipe, restored.state),
+        step=restored.record["step"],
+    )
+
+
+def by_prefix(recipe: Recipe, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables under "eval" and, of an average, "eval_ema", out of a state's fields.
+
+    Args:
+      recipe: says whether there is an average.
+      state: of the fields that ``weight_shapes`` has.
+    """
+    names = ("params", "batch_stats")
+    weights = {"eval": {name: state[name] for name in names}}
+    if recipe.ema_decay is not None:
+        weights["eval_ema"] = {name: state[f"ema_{name}"] for name in names}
+    return weights
+
+
+def read_recipe(run: epath.Path) -> Recipe:
+    """The recipe of the run in a work directory; its number of classes is stated.
+
+    Raises:
+      UserError: there is no run, or its config cannot be read.
+    """
+    config = run / workdir.CONFIG
+    try:
+        return Recipe.from_config(workdir.read_config(config))
+    except UserError as error:
+        raise UserError(f"{config}: {error}") from error
 
 
 def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | None]:
@@ -79,7 +143,7 @@ def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | None]:
     )
 
 
-def _check_network(
+def check_network(
     recipe: Recipe, theirs: Recipe, run: epath.Path, variables: Any
 ) -> None:
     """Raises a UserError unless all but the number of classes is the same network."""

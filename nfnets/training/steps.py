@@ -286,7 +286,8 @@ def make_eval_step(
     "mask" bool [B], False on padding. Returns int32 "top1", "top5", "examples" and the
     float32 sum "loss" (unsmoothed softmax cross-entropy, whatever the training loss:
     RSB's validation loss is that too). ``normalization`` is the recipe's. With
-    ``label_sets``, int32 [K, L], a guess is right if it is one of the image's labels.
+    ``label_sets``, int32 [K, L], or where the batch has "labels" too, int32 [B, L]
+    filled up with -1 (ReaL), a guess is right if it is one of the image's labels.
     """
 
     def eval_step(variables: Any, batch: Batch) -> Metrics:
@@ -294,7 +295,7 @@ def make_eval_step(
         mask = batch["mask"].astype(bool)
         logits = model.apply(variables, images, train=False)
         _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))  # [B, 5]
-        hits = is_right(best, labels, label_sets)
+        hits = is_right(best, batch.get("labels", labels), label_sets)
         loss = evaluation_loss(logits, labels, label_sets)
         sums = {
             "top1": jnp.sum(hits[:, 0] & mask, dtype=jnp.int32),
