@@ -61,9 +61,7 @@ def get_config(variant: str = "50") -> ConfigDict:
     config.small_images = False
     config.init_from = config_dict.placeholder(str)
     config.dtype = "bfloat16"
-    config.num_epochs = (
-        350.0005  # 109,475 steps, as released: 350 round down to one less
-    )
+    config.num_epochs = 350.001  # 109,475 steps as released; 350 make one less
     config.min_steps = 0
     config.batch_size = 4096
     config.accumulation_steps = 1
