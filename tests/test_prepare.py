@@ -414,7 +414,7 @@ def test_labels_outside_the_classes_are_refused(tmp_path: Path):
 
 def imagenet(labels: np.ndarray) -> TfdsSplit:
     names = tuple(f"n{i}" for i in range(1000))
-    return TfdsSplit("imagenet", names, labels, None, str, None)
+    return TfdsSplit("imagenet", names, labels, None, str, None, str, None)
 
 
 def test_full_imagenet_must_have_its_numbers_per_class():
