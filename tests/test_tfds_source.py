@@ -159,6 +159,34 @@ def test_the_test_split_is_test_or_validation(tmp_path: Path):
         pets(tmp_path / "b", "test")
 
 
+def test_more_splits_to_train_on(data_dir: Path):
+    """As Flowers-102 is used: trained on train and validation, 2040 images."""
+    spec = "tfds:pets+validation"
+    source = open_source(spec, "train", data_dir=str(data_dir))
+    numbers = [*range(TRAIN), 100, 101, 102]
+    assert source.labels.tolist() == [number % 5 for number in numbers]
+    for index, number in enumerate(numbers):
+        assert abs(shade_of(source.read(index)) - shade(number)) <= 1
+        assert f"picture_{number}.jpg" in source.describe(index)
+    assert "pets/1.0.0 validation record 2" in source.describe(TRAIN + 2)
+    assert len(open_source(spec, "test", data_dir=str(data_dir))) == 2
+    held = open_source(spec, "train", data_dir=str(data_dir), holdout=6)
+    assert held.describe(TRAIN - 6) == source.describe(TRAIN)
+
+
+def test_what_is_tested_on_is_not_trained_on(tmp_path: Path):
+    write_dataset(tmp_path, SPLITS)
+    unknown = r"\+valid: expected splits of .* each once; there: train, validation"
+    refused(unknown, tmp_path, "tfds:pets+valid")
+    refused(r"\+train: expected splits", tmp_path, "tfds:pets+train")
+    two = "tfds:pets+validation+validation"
+    refused(r"\+validation: expected splits", tmp_path, two)
+    write_dataset(tmp_path, SPLITS, name="i_naturalist2018")
+    spec = "tfds:i_naturalist2018+validation"
+    with pytest.raises(UserError, match="trains on validation, but these are its test"):
+        open_source(spec, "test", data_dir=str(tmp_path))
+
+
 # Names, versions and configs.
 
 
@@ -247,8 +275,8 @@ def test_missing_data_set_says_how_to_make_it(tmp_path: Path):
     ):
         assert part in message
     refused("prepare.py pets --data_dir", tmp_path)
-    refused("expected tfds:NAME", tmp_path, "tfds:")
-    refused("expected tfds:NAME", tmp_path, "tfds:../x")
+    refused("expected NAME", tmp_path, "tfds:")
+    refused("expected NAME", tmp_path, "tfds:../x")
 
 
 @pytest.mark.parametrize("name", ["incomplete.AB12CD_1.0.0", "1.0.0.incompleteAB12CD"])

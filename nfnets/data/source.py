@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from nfnets.data.decode import decode
+
+# Fields of a source that are functions of a record's index, or None.
+_PER_RECORD = ("read", "describe", "encoded", "file_name", "all_labels")
 
 
 @dataclass(frozen=True)
@@ -74,15 +78,33 @@ def of_files(
 
 def part_of(source: Source, indices: np.ndarray, name: str) -> Source:
     """Some records of a source, in the given order."""
-    encoded, file_name = source.encoded, source.file_name
-    all_labels = source.all_labels
-    return replace(
-        source,
-        name=name,
-        labels=source.labels[indices],
-        read=lambda index: source.read(int(indices[index])),
-        describe=lambda index: source.describe(int(indices[index])),
-        encoded=encoded and (lambda index: encoded(int(indices[index]))),
-        file_name=file_name and (lambda index: file_name(int(indices[index]))),
-        all_labels=all_labels and (lambda index: all_labels(int(indices[index]))),
-    )
+
+    def at(call: Callable[[int], Any] | None) -> Callable[[int], Any] | None:
+        return call and (lambda index: call(int(indices[index])))
+
+    calls: dict[str, Any] = {f: at(getattr(source, f)) for f in _PER_RECORD}
+    return replace(source, name=name, labels=source.labels[indices], **calls)
+
+
+def joined(parts: Sequence[Source]) -> Source:
+    """The records of sources one after another; they have the same classes and kind."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    starts = np.cumsum([0, *map(len, parts)])
+
+    def at(field: str) -> Callable[[int], Any] | None:
+        """The field as a function of the index among all; None if sources have none."""
+        if getattr(first, field) is None:
+            return None
+
+        def call(index: int) -> Any:
+            part = int(np.searchsorted(starts, index, side="right")) - 1
+            return getattr(parts[part], field)(index - int(starts[part]))
+
+        return call
+
+    name = "+".join(part.name for part in parts)
+    labels = np.concatenate([part.labels for part in parts])
+    calls: dict[str, Any] = {field: at(field) for field in _PER_RECORD}
+    return replace(first, name=name, labels=labels, **calls)

@@ -13,7 +13,8 @@ import numpy as np
 from nfnets.data.embedded import open_digits, open_synthetic
 from nfnets.data.folders import open_folder
 from nfnets.data.hf_source import open_hf
-from nfnets.data.source import Source, part_of
+from nfnets.data.inaturalist import open_inaturalist
+from nfnets.data.source import Source, joined, part_of
 from nfnets.data.tars import open_tar
 from nfnets.data.tfds_source import open_tfds
 from nfnets.errors import UserError, did_you_mean
@@ -24,6 +25,7 @@ KINDS = (
     "folder:PATH",
     "tar:PATH",
     "hf:NAME_OR_PATH",
+    "inat:PATH",
     "synthetic",
     "synthetic:COUNT",
     "tfds:NAME",
@@ -47,10 +49,12 @@ def open_source(
         spec: ``digits`` (scikit-learn's handwritten digits), ``folder:PATH`` (a
             folder per class, see :mod:`nfnets.data.folders`), ``tar:PATH`` (the same
             in a tar file, :mod:`nfnets.data.tars`), ``hf:NAME_OR_PATH[:CONFIG]``
-            (Hugging Face, :mod:`nfnets.data.hf_source`), ``synthetic`` or
+            (Hugging Face, :mod:`nfnets.data.hf_source`), ``inat:PATH``
+            (:mod:`nfnets.data.inaturalist`), ``synthetic`` or
             ``synthetic:COUNT`` (made-up images, COUNT for training), or
-            ``tfds:NAME[/CONFIG][:VERSION]`` (see :mod:`nfnets.data.tfds_source`),
-            whose labels are read from all its files the first time.
+            ``tfds:NAME[/CONFIG][:VERSION][+SPLIT...]`` (see
+            :mod:`nfnets.data.tfds_source`), whose labels are read from all its files
+            the first time; it is trained on ``train`` and the splits named.
         split: ``train`` (all training records but those held out), ``holdout`` (the
             training records held out) or ``test``. Of folders, tars and Hugging Face
             data without a test split, a tenth is the test split and never trained on
@@ -84,9 +88,12 @@ def open_source(
         source = open_tar(argument, part, class_map)
     elif kind == "hf":
         source = open_hf(argument, part)
+    elif kind == "inat":
+        source = open_inaturalist(argument, part.removeprefix("whole_"))
     elif kind == "tfds":
         tfds_part = part.removeprefix("whole_")
-        source = Source(**vars(open_tfds(argument, tfds_part, data_dir)))
+        parts = open_tfds(argument, tfds_part, data_dir)
+        source = joined([Source(**vars(part)) for part in parts])
     else:
         kinds = did_you_mean(spec, KINDS)
         raise UserError(f"unknown data source {spec!r}; {kinds} ({_RUNS_ANYWHERE})")

@@ -19,7 +19,7 @@ from nfnets.data.tfds_info import Dataset, read_dataset
 from nfnets.errors import UserError, did_you_mean
 
 PREPARE_RECORD = "nfnets_prepare.json"  # beside the version folders
-_SPEC = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::([\d.*]+))?", re.ASCII)
+_SPEC = re.compile(r"(\w+)(?:/([\w.-]+))?(?::([\d.*]+))?((?:\+\w+)*)", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _ANYWHERE = "--config=digits runs anywhere"
 
@@ -30,12 +30,13 @@ class MissingDataset(UserError):
 
 @dataclass(frozen=True)
 class TfdsName:
-    """``NAME[/CONFIG][:VERSION]`` and where to look.
+    """``NAME[/CONFIG][:VERSION][+SPLIT...]`` and where to look.
 
     Attributes:
         name: of the data set.
         config: of a data set that has several; ``None`` takes its default.
         version: may hold ``*``; ``None`` takes the newest.
+        more_training: TFDS's names of the splits to train on besides ``train``.
         data_dir: where TFDS data sets are, a path or a URL.
         data_dir_given: whether ``data_dir`` is not the default.
     """
@@ -43,6 +44,7 @@ class TfdsName:
     name: str
     config: str | None
     version: str | None
+    more_training: tuple[str, ...]
     data_dir: str
     data_dir_given: bool
 
@@ -70,19 +72,21 @@ class TfdsName:
 
 
 def parse_name(text: str, data_dir: str | None) -> TfdsName:
-    """Reads ``NAME[/CONFIG][:VERSION]``; the directory's default is TFDS's own."""
+    """Reads ``NAME[/CONFIG][:VERSION][+SPLIT...]``; the default directory is TFDS's."""
     match = _SPEC.fullmatch(text)
     if match is None:
         raise UserError(
-            f"data source 'tfds:{text}': expected tfds:NAME[/CONFIG][:VERSION], e.g. "
-            f"tfds:imagenet2012 or tfds:imagenet2012:5.1.0 ({_ANYWHERE})"
+            f"data source 'tfds:{text}': expected NAME[/CONFIG][:VERSION][+SPLIT], "
+            "e.g. tfds:imagenet2012, tfds:imagenet2012:5.1.0 or "
+            f"tfds:oxford_flowers102+validation ({_ANYWHERE})"
         )
     given = data_dir is not None
     if data_dir is None:
         data_dir = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     if not storage.is_url(data_dir):
         data_dir = os.path.expanduser(data_dir)
-    return TfdsName(match[1], match[2], match[3], data_dir, given)
+    more = tuple(match[4].split("+")[1:])
+    return TfdsName(match[1], match[2], match[3], more, data_dir, given)
 
 
 def find_dataset(wanted: TfdsName, *, checked: bool = True) -> Dataset:

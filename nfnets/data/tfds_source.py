@@ -30,6 +30,9 @@ T = TypeVar("T")
 # Features that name the record in the original data, the best first.
 _NAME_KEYS = ("file_name", "filename", "image/filename", "id")
 
+# Data sets whose test images have no labels.
+_UNLABELLED_TEST = ("imagenet2012", "i_naturalist")
+
 
 @dataclass(frozen=True)
 class TfdsSplit:
@@ -45,11 +48,11 @@ class TfdsSplit:
     all_labels: Callable[[int], Sequence[int]] | None
 
 
-def open_tfds(text: str, split: str, data_dir: str | None) -> TfdsSplit:
-    """Opens a split of ``NAME[/CONFIG][:VERSION]``.
+def open_tfds(text: str, split: str, data_dir: str | None) -> list[TfdsSplit]:
+    """Opens what ``NAME[/CONFIG][:VERSION][+SPLIT...]`` trains on or is tested on.
 
     Args:
-        text: the data set.
+        text: the data set, and the splits to train on besides ``train``.
         split: ``train`` or ``test``, which may be TFDS's ``validation``.
         data_dir: a path or URL; ``None`` means ``$TFDS_DATA_DIR``, or
             ``~/tensorflow_datasets``.
@@ -57,20 +60,40 @@ def open_tfds(text: str, split: str, data_dir: str | None) -> TfdsSplit:
     Raises:
         UserError: missing, half-finished or damaged, or its index does not fit.
     """
-    dataset = find_dataset(parse_name(text, data_dir))
-    return open_split(dataset, tfds_split(dataset, split))
+    wanted = parse_name(text, data_dir)
+    dataset = find_dataset(wanted)
+    names = [tfds_split(dataset, split)]
+    if split == "train":
+        names += _more_training(dataset, wanted.more_training)
+    elif names[0] in wanted.more_training:
+        raise UserError(
+            f"data source 'tfds:{text}' trains on {names[0]}, but these are its test "
+            f"images; leave out +{names[0]}"
+        )
+    return [open_split(dataset, name) for name in names]
+
+
+def _more_training(dataset: Dataset, names: Sequence[str]) -> Sequence[str]:
+    """Checks the splits that are trained on besides ``train``."""
+    for i, name in enumerate(names):
+        if name not in dataset.splits or name in ("train", *names[:i]):
+            raise UserError(
+                f"+{name}: expected splits of {dataset.directory} besides train, each "
+                f"once; there: {', '.join(dataset.splits)}"
+            )
+    return names
 
 
 def tfds_split(dataset: Dataset, split: str) -> str:
     """TFDS's name of our ``train`` or ``test``.
 
-    ImageNet's test images have no labels: there, and where TFDS has no ``test``, it is
+    Where the test images have no labels, and where TFDS has no ``test``, it is
     the ``validation`` split.
     """
     wanted: tuple[str, ...] = ("test", "validation")
     if split == "train":
         wanted = ("train",)
-    elif dataset.name.startswith("imagenet2012"):
+    elif dataset.name.startswith(_UNLABELLED_TEST):
         wanted = wanted[::-1]
     for name in wanted:
         if name in dataset.splits:

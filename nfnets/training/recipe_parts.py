@@ -11,8 +11,8 @@ class DataConfig:
     """Which images, and how they are read.
 
     Attributes:
-      source: ``digits``, ``folder:PATH``, ``tar:PATH``, ``hf:NAME``, ``synthetic`` or
-        ``tfds:NAME`` (docs/data.md).
+      source: ``digits``, ``folder:PATH``, ``tar:PATH``, ``hf:NAME``, ``inat:PATH``,
+        ``synthetic`` or ``tfds:NAME`` (docs/data.md).
       data_dir: where TFDS data sets are, may be ``gs://``; None takes $TFDS_DATA_DIR,
         or ~/tensorflow_datasets.
       num_train: training images the recipe was written for; the opened source's own
