@@ -26,7 +26,7 @@ def initial_variables(recipe: Recipe, model: Any, log: Callable[[str], None]) ->
     Args:
       recipe: names the model and, in ``init_from``, the file or run.
       model: the network, as ``recipe.create_model`` gives.
-      log: is told what was read.
+      log: is told where they are from.
 
     Raises:
       UserError: it cannot be read, or holds another network.
@@ -34,6 +34,7 @@ def initial_variables(recipe: Recipe, model: Any, log: Callable[[str], None]) ->
     size = recipe.train_image_size
     fresh = init_variables(model, jax.random.key(recipe.seed), size)
     if recipe.init_from is None:
+        log(f"weights  random, by seed {recipe.seed}")
         return fresh
     loaded, origin = read_weights(recipe)
     flat = traverse_util.flatten_dict(loaded)
