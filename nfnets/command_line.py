@@ -6,8 +6,10 @@ which), 3 the numbers went non-finite, 75 interrupted and saved, 1 anything else
 
 from __future__ import annotations
 
+import ast
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -27,6 +29,8 @@ from nfnets.training.recipe import Recipe
 
 EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
 EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
+
+_ROW_FIELD = re.compile(r"--?config\.model_overrides\.(\w+)=(.*)", re.DOTALL)
 
 
 def end_with_status(command: Callable[[list[str]], int], argv: list[str]) -> int:
@@ -62,13 +66,18 @@ def say(message: str) -> None:
 def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
     """Parses with absl; its errors and the config library's become one line.
 
+    ``--config.model_overrides.FIELD`` takes any field of a model's row, since no config
+    states them all; the registry checks them.
+
     Args:
       arguments: as ``config_files.rewrite_argv`` gives them.
       values: ``absl.flags.FLAGS``, with a ``config`` among them.
     """
-    absent = [a for a in arguments if a.startswith("--config.") and a.endswith("=None")]
+    row_fields = [match for a in arguments if (match := _ROW_FIELD.fullmatch(a))]
+    plain = [a for a in arguments if not _ROW_FIELD.fullmatch(a)]
+    absent = [a for a in plain if a.startswith("--config.") and a.endswith("=None")]
     # The config library reads overrides from sys.argv, where --config must come first.
-    sys.argv = [a for a in arguments if a not in absent]
+    sys.argv = [a for a in plain if a not in absent]
     try:
         rest = values(sys.argv)
         for argument in absent:
@@ -85,6 +94,26 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
         raise UserError(
             f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"
         )
+    if row_fields and values.config is not None:
+        _override_row(row_fields, values.config)
+
+
+def _override_row(row_fields: list[re.Match[str]], config: Any) -> None:
+    """Sets fields of the model's row in a config."""
+    if config.model != config.reference_model:
+        raise UserError(
+            f"{row_fields[0][0]} would be for {config.reference_model}, the recipe's "
+            f"own network, not for {config.model}; give --config.reference_model="
+            f"{config.model} as well"
+        )
+    for match in row_fields:
+        field, text = match.groups()
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        with config.unlocked(), config.ignore_type():
+            config.model_overrides[field] = value
 
 
 def recipe_of_arguments(arguments: Sequence[str], config_dir: Path) -> Recipe:

@@ -1,0 +1,42 @@
+"""Fields of a model's row on the command line, which no config states."""
+
+from __future__ import annotations
+
+import pytest
+from helpers import CONFIG_DIR
+
+from nfnets.command_line import recipe_of_arguments
+from nfnets.errors import UserError
+
+
+def resolve(*flags: str):
+    row = [f"--config.model_overrides.{flag}" for flag in flags]
+    model = [f"--config.{key}=nf_resnet50" for key in ("model", "reference_model")]
+    return recipe_of_arguments(["--config=rsb_a3", *model, *row], CONFIG_DIR)
+
+
+def test_any_field_of_the_row_can_be_set():
+    recipe = resolve("depths=(1,1,1)", "alpha=0.5", "activation=gelu", "se_ratio=None")
+    row = recipe.variant
+    assert (row.depths, row.alpha, row.activation) == ((1, 1, 1), 0.5, "gelu")
+    assert row.se_ratio is None
+    assert row.stem_kernel == 7  # as the model has it
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("depth=3", "nf_resnet50 has no field 'depth'; its fields are depths"),
+        ("depths=many", r"depths='many' should be like \(3, 4, 6, 3\)"),
+        ("stem_pool=3", "stem_pool=3 should be like True"),
+    ],
+)
+def test_what_the_row_does_not_have_is_refused(flag: str, message: str):
+    with pytest.raises(UserError, match=message):
+        resolve(flag)
+
+
+def test_a_field_of_another_network_than_the_recipes_is_not_dropped():
+    flags = ["--config.model=nf_resnet50", "--config.model_overrides.alpha=0.5"]
+    with pytest.raises(UserError, match=r"give --config\.reference_model=nf_resnet50"):
+        recipe_of_arguments(["--config=rsb_a3", *flags], CONFIG_DIR)
