@@ -21,8 +21,6 @@ from nfnets.registry import create_model, get_variant, list_models
 from nfnets.signal_propagation import signal_propagation
 from nfnets.weights import convert_timm
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 MODELS = ["effnetv2_b0", "effnetv2_s", "effnet_b0"]
 
 # Every kind of block: fused with and without expansion and SE, MBConv with and without.

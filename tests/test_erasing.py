@@ -20,7 +20,6 @@ from nfnets.data.erasing import (
 )
 from nfnets.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 jitted_sample = functools.partial(jax.jit, static_argnums=(1, 2, 3, 5))(sample_boxes)
 jitted_erase = jax.jit(random_erase, static_argnums=2)
 

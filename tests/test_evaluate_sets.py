@@ -32,8 +32,6 @@ from nfnets.training.state import TrainState
 from nfnets.training.steps import make_eval_step
 from nfnets.weights import save_weights
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 CLASSES = 12
 RECIPE = tiny_recipe(data__num_classes=CLASSES)
 PIXELS = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)

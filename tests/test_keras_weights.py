@@ -19,8 +19,6 @@ from nfnets.weights import convert_keras, load_weights
 from nfnets.weights.hdf5 import read_hdf5
 from nfnets.weights.keras import keras_shapes
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 NAME = "effnetv2_b0"
 # Both kinds of fused block, and two MBConv.
 OVERRIDES = {

@@ -22,8 +22,6 @@ from nfnets.training.optimizer import make_optimizer
 from nfnets.training.state import init_state
 from nfnets.training.steps import make_eval_step, make_train_step
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 NAMES = ("animal", "beagle", "cat", "dog")
 CLOSURE = {"beagle": ["dog", "animal"], "dog": ["dog", "animal", "dog"]}
 TABLE = np.array([[0, -1, -1], [1, 3, 0], [2, -1, -1], [3, 0, -1]], np.int32)

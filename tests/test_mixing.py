@@ -20,7 +20,6 @@ from nfnets.errors import UserError
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "nfnet_mixing.json").read_text("utf-8")
 )
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 NO_MIXING = plain_augment(flip_rate=0.5)
 BOTH = plain_augment(mixup_alpha=0.2, cutmix_alpha=1.0)
 IN_PLACE = ("effnetv2", "timm_batch", "timm_pair", "timm_elem")

@@ -16,7 +16,6 @@ from nfnets.data import effnetv2_mixing, mixing, timm_mixing
 from nfnets.data.mixing_draws import Mixed
 from nfnets.training.losses import soft_targets
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 FOLDER = Path(__file__).parent / "golden"
 EFFNETV2 = json.loads((FOLDER / "effnetv2_mixing.json").read_text("utf-8"))
 TIMM = json.loads((FOLDER / "timm_mixing.json").read_text("utf-8"))

@@ -20,8 +20,6 @@ from nfnets.weights import convert_timm, export_timm
 from nfnets.weights.timm import timm_shapes
 from resnet_rs.regnet import block_widths, blocks, stages
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 NAMES = ["regnety_4gf", "regnety_8gf", "regnety_16gf", "regnety_32gf"]
 # Two stages: one block of 16 channels, two of 32; the last has no projection.
 TINY = {"w0": 16, "wa": 8.0, "wm": 2.0, "depth": 3, "group_width": 8}

@@ -20,8 +20,6 @@ from nfnets.weights import convert_timm, export_timm
 from nfnets.weights.timm import timm_shapes
 from resnet_rs.resnet import VARIANTS
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 # GMACs at 224 px that timm publishes, and those of ResNet-RS's own configs.
 GMACS = {
     **{"resnet18": 1.81, "resnet34": 3.66, "resnet50": 4.09, "resnet101": 7.80},

@@ -24,8 +24,6 @@ from nfnets.signal_propagation import signal_propagation
 from resnet_rs.blocks import INITIAL_VALUES, BlockSpec, ConvSpec, ResidualBlock
 from resnet_rs.resnet import VARIANTS, blocks
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 SMALL = {"stem_kernel": 3, "stem_stride": 1, "stem_pool": None}
 TINY = SMALL | {"depths": (2, 2), "widths": (32, 64), "strides": (1, 2)}
 RS = [f"resnet_rs_{n}" for n in (50, 101, 152, 200, 270, 350, 420)]

@@ -24,7 +24,6 @@ from nfnets.training.schedules import ema_ramp
 from nfnets.training.state import init_state
 from nfnets.training.steps import make_train_step
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 

@@ -22,8 +22,6 @@ from nfnets.weights import convert_timm
 from nfnets.weights.timm import timm_shapes
 from resnet_rs.vit import resize_positions, stochastic_depth_rates
 
-pytestmark = pytest.mark.usefixtures("compile_quickly")
-
 NAMES = ["deit_ti", "deit_s", "vit_b"]
 TINY = {"width": 16, "heads": 2, "depth": 2, "patch": 4, "train_size": 16}
 
