@@ -5,8 +5,8 @@
 RSB (arXiv 2110.00476) fine-tunes its ResNet-50s as DeiT does, with values adapted to
 each data set that it does not give. ``TABLE`` has those of DeiT (arXiv 2012.12877) by
 its author for CIFAR, Cars and iNaturalist; chosen by us is that Flowers-102 is trained
-as Cars are and Food-101 as iNaturalist. All else is as in DeiT's pre-training, but for
-the moving average, which is left out, since DeiT reports the weights themselves.
+as Cars are and Food-101 as iNaturalist. All else is as in DeiT's pre-training, without
+the moving average.
 
 The classifier is new where the number of classes is another one; everything is trained,
 at 224 px. Without ``init_from`` the same recipe starts from random weights, to compare
@@ -80,6 +80,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.bce_smoothing = "before"
     config.bce_pos_weight = config_dict.placeholder(float)
     config.bce_sum_classes = False
+    # Differs: DeiT tracks an average beside the weights, which it reports.
     config.ema_decay = config_dict.placeholder(float)
     config.ema_schedule = "constant"
     config.ema_first_update = 0
