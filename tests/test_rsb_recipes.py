@@ -9,6 +9,8 @@ import pytest
 from helpers import recipe_of
 
 from nfnets import flops
+from nfnets.initialize import init_variables
+from nfnets.registry import create_model
 from nfnets.training import parallel
 from nfnets.training.compiled_steps import abstract_batch
 from nfnets.training.optimizer import make_optimizer, param_groups
@@ -103,6 +105,19 @@ def test_any_network_trains_under_any_recipe(name, model):
     )
     assert jax.tree.structure(after) == jax.tree.structure(state)
     assert metrics["loss"].shape == ()
+
+
+@pytest.mark.parametrize("name", ["rsb_a2", "rsb_b", "rsb_c1", "rsb_d", "rsb_fams"])
+def test_no_two_parts_of_the_state_share_memory(name):
+    """The train step donates its state, which it can do with each buffer once."""
+    recipe = recipe_of(name)
+    row = {"depths": (1,), "widths": (8,), "strides": (1,), "stem_channels": (8,)}
+    model = create_model("resnet50", num_classes=2, **row)
+    variables = init_variables(model, jax.random.key(0), 8)
+    tx = make_optimizer(recipe, variables["params"])
+    state = init_state(variables, tx, keep_ema=recipe.ema_decay is not None)
+    leaves = jax.tree.leaves(state)
+    assert len({leaf.unsafe_buffer_pointer() for leaf in leaves}) == len(leaves)
 
 
 @pytest.mark.parametrize("name", ["resnet_rs_50", "rsb_a2", "rsb_c1", "rsb_pytorch"])

@@ -54,8 +54,9 @@ def lamb(
     """
 
     def init(params: Any) -> LambState:
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        return LambState(jnp.zeros((), jnp.int32), zeros, zeros)
+        # Two trees: the step donates its state, and one buffer cannot go twice.
+        mu, nu = (jax.tree.map(jnp.zeros_like, params) for _ in range(2))
+        return LambState(jnp.zeros((), jnp.int32), mu, nu)
 
     def update(grads: Any, state: LambState, params: Any) -> tuple[Any, LambState]:
         updates = state.updates + 1
