@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xla_flags
 from etils import epath
 from helpers import ROOT, tiny_recipe, with_changes
 from PIL import Image
@@ -370,9 +371,8 @@ def program(tmp_path_factory):
     """Runs experiments/evaluate.py on one device; gives (status, stdout, stderr)."""
     cache = tmp_path_factory.mktemp("compiled")
     environment = os.environ | {
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags.devices(1),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
 
     def run(*flags: str) -> tuple[int, str, str]:

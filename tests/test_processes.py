@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+import xla_flags
 from helpers import ROOT
 
 FLAGS = (
@@ -52,7 +53,6 @@ def start(environment, tmp_path_factory):
 
     def start_processes(workdir, processes, devices, *flags, of_each=()):
         address = f"127.0.0.1:{free_port()}"
-        device_flag = f"--xla_force_host_platform_device_count={devices}"
         started = []
         for index in range(processes):
             joining = [
@@ -73,7 +73,7 @@ def start(environment, tmp_path_factory):
                     ],
                     env=environment
                     | {
-                        "XLA_FLAGS": device_flag,
+                        "XLA_FLAGS": xla_flags.devices(devices),
                         "JAX_COORDINATOR_BIND_ADDRESS": address,
                     },
                     cwd=home,

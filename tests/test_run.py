@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+import xla_flags
 from helpers import ROOT
 
 TINY_FLAGS = (
@@ -34,7 +35,7 @@ def environment(tmp_path_factory):
     """One device, and compiled steps shared between the runs of these tests."""
     cache = tmp_path_factory.mktemp("compiled")
     return os.environ | {
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags.devices(1),
         "JAX_NUMPY_RANK_PROMOTION": "allow",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
     }
@@ -373,13 +374,12 @@ def test_mistakes_are_one_line(run, tmp_path, flags, message):
 
 
 def test_batch_that_does_not_divide_over_devices(run, tmp_path):
-    flags = "--xla_force_host_platform_device_count=3"
     line = only_error(
         run(
             *TINY_FLAGS,
             "--config.batch_size=64",
             f"--workdir={tmp_path}",
-            XLA_FLAGS=flags,
+            XLA_FLAGS=xla_flags.devices(3),
         )
     )
     assert "batch_size 64 does not divide over 3 devices" in line

@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import xla_flags
 from helpers import ROOT
 
 from effnetv2.block_strings import parse_stages
@@ -40,10 +41,9 @@ def start(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     (home / "backbone.json").write_text(json.dumps(BACKBONE))
     environment = os.environ | {
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags.devices(1),
         "JAX_NUMPY_RANK_PROMOTION": "allow",
         "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is nearly all the time
     }
 
     def start_program(*flags):

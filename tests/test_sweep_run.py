@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import xla_flags
 from helpers import ROOT
 
 FLAGS = (
@@ -36,10 +37,9 @@ def start(tmp_path_factory):
     """Starts experiments/sweep.py; compiled steps are shared between the runs."""
     home = tmp_path_factory.mktemp("home")
     environment = os.environ | {
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": xla_flags.devices(1),
         "JAX_NUMPY_RANK_PROMOTION": "allow",
         "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is nearly all the time
     }
 
     def start_program(*flags, **variables):
