@@ -24,7 +24,6 @@ try:
     from ml_collections import config_flags
 
     from nfnets.command_line import (
-        EXIT_COMPLETE,
         EXIT_INTERRUPTED,
         end_with_status,
         parse_flags,
@@ -33,7 +32,7 @@ try:
         stop_on_signals,
         use_compilation_cache,
     )
-    from nfnets.errors import UserError
+    from nfnets.errors import EXIT_COMPLETE, UserError
     from nfnets.training import processes
     from nfnets.training.config_files import rewrite_argv
     from nfnets.training.recipe import Recipe
@@ -83,6 +82,8 @@ def run_command(argv: list[str]) -> int:
     recipe = None if name is None else Recipe.from_config(FLAGS.config)
     initial = any(field.startswith("--config.init_from") for field in fields)
     check_what(recipe, initial)
+    if not FLAGS.sets:
+        raise UserError("--sets names none; expected some of val, real and v2")
     which = chosen_checkpoint(FLAGS.checkpoint)
     sizes = [number(text, int, "--sizes") for text in FLAGS.sizes]
     crops = [number(text, float, "--crops") for text in FLAGS.crops]

@@ -24,9 +24,7 @@ try:
     from ml_collections import config_flags
 
     from nfnets.command_line import (
-        EXIT_COMPLETE,
         EXIT_INTERRUPTED,
-        EXIT_NON_FINITE,
         end_with_status,
         parse_flags,
         quiet_checkpoint_library,
@@ -34,7 +32,7 @@ try:
         stop_on_signals,
         use_compilation_cache,
     )
-    from nfnets.errors import UserError
+    from nfnets.errors import EXIT_COMPLETE, EXIT_NON_FINITE, UserError
     from nfnets.training import processes
     from nfnets.training.config_files import load_config, rewrite_argv
     from nfnets.training.recipe import Recipe

@@ -24,7 +24,6 @@ try:
     from ml_collections import config_flags
 
     from nfnets.command_line import (
-        EXIT_COMPLETE,
         EXIT_INTERRUPTED,
         end_with_status,
         parse_flags,
@@ -33,7 +32,7 @@ try:
         stop_on_signals,
         use_compilation_cache,
     )
-    from nfnets.errors import UserError
+    from nfnets.errors import EXIT_COMPLETE, UserError
     from nfnets.training import processes
     from nfnets.training.config_files import rewrite_argv
     from nfnets.training.recipe import Recipe

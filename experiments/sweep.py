@@ -23,14 +23,12 @@ try:
     from absl import flags
 
     from nfnets.command_line import (
-        EXIT_COMPLETE,
         EXIT_INTERRUPTED,
-        EXIT_OTHER,
         end_with_status,
         recipe_of_arguments,
         stop_on_signals,
     )
-    from nfnets.errors import UserError
+    from nfnets.errors import EXIT_COMPLETE, EXIT_OTHER, UserError
     from nfnets.sweep import directory as sweep_directory
     from nfnets.sweep.axes import Shard, parse_shard
     from nfnets.sweep.grids import GRIDS

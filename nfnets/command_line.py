@@ -22,12 +22,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from nfnets.errors import UserError
+from nfnets.errors import EXIT_OTHER, EXIT_USER_ERROR, UserError
 from nfnets.training import processes
 from nfnets.training.config_files import rewrite_argv
 from nfnets.training.recipe import Recipe
 
-EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
 EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
 
 _ROW_FIELD = re.compile(r"--?config\.model_overrides\.(\w+)=(.*)", re.DOTALL)
@@ -87,8 +86,9 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         message = error.args[0] if error.args else error
         if isinstance(error, AttributeError | KeyError):
-            field = str(message).strip("\"'")
-            message = f"the config has no field {field}"
+            message = str(message).strip("\"'")
+            known = re.match(r"Key \"(\S+)\" does not exist", message)
+            message = f"the config has no field {known[1] if known else message}"
         raise UserError(f"{message} (--print_config shows all fields)") from error
     if len(rest) > 1:
         raise UserError(

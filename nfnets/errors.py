@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+# Exit statuses of the programs: complete, anything else, UserError, non-finite numbers.
+EXIT_COMPLETE, EXIT_OTHER, EXIT_USER_ERROR, EXIT_NON_FINITE = 0, 1, 2, 3
+
 
 class UserError(ValueError):
     """A mistake the user can mend: the message is one line and says how.

@@ -272,6 +272,12 @@ def build(
 
 
 def _check_numbers(row: ResNetConfig) -> None:
+    for field in ("depths", "widths", "strides", "stem_channels", "bottleneck_ratios"):
+        if not all(value > 0 for value in getattr(row, field)):
+            raise UserError(f"{field} {getattr(row, field)} should all be positive")
+    for field in ("groups", "stem_kernel", "stem_stride", "se_ratio"):
+        if getattr(row, field) is not None and not getattr(row, field) > 0:
+            raise UserError(f"{field} {getattr(row, field)} should be positive")
     if not len(row.depths) == len(row.widths) == len(row.strides) > 0:
         raise UserError(
             f"depths {row.depths}, widths {row.widths} and strides {row.strides} must "

@@ -36,6 +36,11 @@ def test_what_the_row_does_not_have_is_refused(flag: str, message: str):
         resolve(flag)
 
 
+def test_an_unknown_field_set_to_none_is_named():
+    with pytest.raises(UserError, match=r"^the config has no field foo \("):
+        recipe_of_arguments(["--config=rsb_a3", "--config.foo=None"], CONFIG_DIR)
+
+
 def test_a_field_of_another_network_than_the_recipes_is_not_dropped():
     flags = ["--config.model=nf_resnet50", "--config.model_overrides.alpha=0.5"]
     with pytest.raises(UserError, match=r"give --config\.reference_model=nf_resnet50"):

@@ -280,3 +280,5 @@ def test_pattern_that_matches_nothing_raises():
     assert param_mask(params, exclude=("^head/",)) == {"head": {"kernel": False}}
     with pytest.raises(UserError, match=r"'classifier' matches no parameter"):
         param_mask(params, exclude=("classifier",))
+    with pytest.raises(UserError, match=r"the pattern '\(' is none: missing \)"):
+        param_mask(params, exclude=("(",))

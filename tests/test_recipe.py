@@ -94,6 +94,30 @@ def test_an_optimizer_s_fields_fit_together(changes, message):
     assert Recipe.from_config(config).optim.rms_decay == 0.9
 
 
+@pytest.mark.parametrize(
+    ("changes", "num_classes", "num_train", "message"),
+    [
+        ({}, 10, 1437, r"batch_size is 2048, but there are 1437 training images"),
+        (
+            {"bce_target_threshold": 0.005},
+            10,
+            5000,
+            r"bce_target_threshold is 0\.005, below the 0\.01 .* of the 10 classes",
+        ),
+    ],
+)
+def test_a_recipe_must_fit_the_data(changes, num_classes, num_train, message):
+    recipe = recipe_of("rsb_a1", **changes)
+    with pytest.raises(UserError, match=message):
+        recipe.for_source(num_classes=num_classes, num_train=num_train)
+
+
+def test_steps_before_the_first_are_refused():
+    recipe = recipe_of("rsb_pytorch", optim__step_epochs=(60.0, -30.0))
+    with pytest.raises(UserError, match=r"step_epochs is .* must be positive"):
+        Recipe.from_config(recipe.to_dict())
+
+
 def test_min_steps_make_a_short_run_longer():
     """EfficientNetV2's fine-tuning: 15 epochs of CIFAR would be 1464 steps."""
     recipe = recipe_of("cifar10", batch_size=512, num_epochs=15.0)

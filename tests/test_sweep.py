@@ -39,6 +39,7 @@ def planned(*grids, config="digits", fixed=(), name=None):
         ("augment.crop_area=(0.08,1.0),(0.35,1.0)", ("augment.crop_area",),
          (("(0.08,1.0)",), ("(0.35,1.0)",))),
         ('optim.no_clip=("a,b",),()', ("optim.no_clip",), (('("a,b",)',), ("()",))),
+        ('init_from="/a,b",/c', ("init_from",), (("/a,b",), ("/c",))),
         ("loss,bce_target_threshold=(softmax,None),(bce,0.2)",
          ("loss", "bce_target_threshold"), (("softmax", "None"), ("bce", "0.2"))),
     ],
@@ -46,6 +47,12 @@ def planned(*grids, config="digits", fixed=(), name=None):
 def test_an_axis_is_read_as_it_is_typed(text, fields, values):
     parsed = parse_axis(text)
     assert (parsed.fields, parsed.values) == (fields, values)
+
+
+@pytest.mark.parametrize("text", ["init_from=/it's,/b", "augment.crop_area=(0.1,1"])
+def test_what_is_left_open_is_refused(text):
+    with pytest.raises(UserError, match="is not closed"):
+        parse_axis(text)
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def sweep(tmp_path):
             "val": {"top1": top1 - 0.25, "top5": 0.5, "examples": 50, "step": 20},
             "v2": {"top1": top1 - 0.5, "top5": 0.5, "examples": 10, "step": 20},
         }
+        for values in sets.values():
+            values["ema"] = {"top1": values["top1"] + 0.125, "examples": 10}
         if seed == 2:
             sets["v2"]["step"] = 10
         write_run(tmp_path, f"model=a,seed={seed}", rows, evaluations=sets)
@@ -102,6 +104,8 @@ def test_statistics_are_those_of_a_hand_calculation(sweep):
         "unfinished": 1,
         "not started": 1,
     }
+    (a, _) = summarise(results, "v2_ema/top1")
+    assert (a.n, a.low, a.high) == (2, 0.375, pytest.approx(0.395))
     (a, b) = summarise(results, "eval_ema/top1")
     assert a.mean == pytest.approx(0.905)
     assert (b.n, b.mean) == (0, None)
@@ -109,7 +113,8 @@ def test_statistics_are_those_of_a_hand_calculation(sweep):
 
 def test_other_sets_count_where_the_last_checkpoint_was_evaluated(sweep):
     results = read_results(*sweep)
-    assert accuracies(results) == ["eval/top1", "eval_ema/top1", "val/top1", "v2/top1"]
+    sets = ["val/top1", "val_ema/top1", "v2/top1", "v2_ema/top1"]
+    assert accuracies(results) == ["eval/top1", "eval_ema/top1", *sets]
     val, v2 = (summarise(results, f"{name}/top1")[0] for name in ("val", "v2"))
     assert (val.n, val.mean) == (3, pytest.approx(0.53))
     assert (v2.n, v2.mean) == (2, pytest.approx(0.26))

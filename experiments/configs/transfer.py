@@ -3,10 +3,10 @@
     python experiments/run.py --config=transfer_cars --config.init_from=RUN_OR_FILE
 
 RSB (arXiv 2110.00476) fine-tunes its ResNet-50s as DeiT does, with values adapted to
-each data set that it does not give. ``TABLE`` has those of DeiT (arXiv 2012.12877) by
-its author for CIFAR, Cars and iNaturalist; chosen by us is that Flowers-102 is trained
-as Cars are and Food-101 as iNaturalist. All else is as in DeiT's pre-training, without
-the moving average.
+each data set that it does not give; the seventh, Food-101, is our guess. ``TABLE`` has
+those of DeiT (arXiv 2012.12877) by its author for CIFAR, Cars and iNaturalist; chosen
+by us is that Flowers-102 is trained as Cars are and Food-101 as iNaturalist. All else
+is as in DeiT's pre-training, without the moving average.
 
 The classifier is new where the number of classes is another one; everything is trained,
 at 224 px. Without ``init_from`` the same recipe starts from random weights, to compare

@@ -48,12 +48,12 @@ def open_inaturalist(path: str, split: str) -> Source:
         category_of = {a["image_id"]: a["category_id"] for a in tested["annotations"]}
         files = [image["file_name"] for image in tested["images"]]
         labels = [label_of[category_of[image["id"]]] for image in tested["images"]]
+        paths = [os.path.join(path, file) for file in files]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{path}, {split} split: an image, its annotation or its category lacks "
             f"{error}; expected the files of github.com/visipedia/inat_comp"
         ) from error
-    paths = [os.path.join(path, file) for file in files]
     if not paths or not os.path.exists(paths[0]):
         first = f"{paths[0]} is missing" if paths else f"no images of {split} in {path}"
         raise UserError(f"data source 'inat:{path}': {first}; {LAYOUT}")

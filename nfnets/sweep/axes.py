@@ -78,7 +78,11 @@ def _parts(point: str, fields: tuple[str, ...], text: str) -> tuple[str, ...]:
 
 
 def split_values(text: str) -> Iterator[str]:
-    """Yields the parts between the outermost commas, stripped."""
+    """Yields the parts between the outermost commas, without the quotes around one.
+
+    Raises:
+      UserError: a bracket or quote is not closed.
+    """
     depth, quote, start = 0, "", 0
     for i, letter in enumerate(text):
         if quote:
@@ -90,9 +94,16 @@ def split_values(text: str) -> Iterator[str]:
         elif letter in _CLOSING:
             depth -= 1
         elif letter == "," and depth == 0:
-            yield text[start:i].strip()
+            yield _unquoted(text[start:i].strip())
             start = i + 1
-    yield text[start:].strip()
+    if quote or depth:
+        raise UserError(f"{text!r}: a bracket or quote is not closed")
+    yield _unquoted(text[start:].strip())
+
+
+def _unquoted(text: str) -> str:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if quoted and text[0] not in text[1:-1] else text
 
 
 def cells_of(axes: Sequence[Axis]) -> list[Cell]:

@@ -245,17 +245,26 @@ def draw_val_against_v2(
 ) -> epath.Path | None:
     """Draws V2 accuracy against that of the validation set, a point per run.
 
+    A run that keeps a moving average is at the accuracies of that.
+
     Returns:
       The path; None where no run was evaluated on both.
     """
-    pair = ("val/top1", "v2/top1")
-    both = [r for r in results if all(key in r.metrics for key in pair)]
+
+    def accuracy(result: RunResult, name: str) -> float | None:
+        average = result.metrics.get(f"{name}_ema/top1")
+        return result.metrics.get(f"{name}/top1") if average is None else average
+
+    both = [r for r in results if None not in (accuracy(r, "val"), accuracy(r, "v2"))]
     if not both:
         return None
     figure = new_figure(7, 6, "ImageNet-V2 against validation top-1, last checkpoints")
     axes = figure.subplots()
     for i, (setting, group) in enumerate(by_setting(both).items()):
-        val, v2 = ([100 * value for value in values_of(group, key)] for key in pair)
+        val, v2 = (
+            [100 * (accuracy(result, name) or 0) for result in group]
+            for name in ("val", "v2")
+        )
         look = style(i) | {"linestyle": "none"}
         axes.plot(val, v2, **look, ms=6, alpha=0.8, label=label_of(setting))
     axes.set_xlabel("validation top-1 (%)")

@@ -27,7 +27,7 @@ from nfnets.training.report import versions, write_csv
 from nfnets.training.storage import write_atomically
 
 RESULTS, REPORT = "results.csv", "report.md"
-# Whose accuracy the pictures show that show one; the tables have all.
+# Whose accuracy the pictures show that show one; the tables have the averages too.
 _MAIN = "eval/top1"
 _CAPTIONS = {
     "lines.png": "top-1 along a numeric axis",
@@ -39,9 +39,11 @@ _CAPTIONS = {
 _TITLES = {
     "eval/top1": "Top-1 of the last weights",
     "eval_ema/top1": "Top-1 of the moving average",
-    "val/top1": "Top-1 on ImageNet's validation set",
-    "real/top1": "Top-1 on ImageNet-ReaL",
-    "v2/top1": "Top-1 on ImageNet-V2",
+    **{
+        f"{name}{average}/top1": f"Top-1 of the {whose} on {where}, by evaluate.py"
+        for name, where in (("val", "val"), ("real", "ReaL"), ("v2", "V2"))
+        for average, whose in (("", "last weights"), ("_ema", "moving average"))
+    },
 }
 
 

@@ -6,23 +6,21 @@ Accuracies are those of the last checkpoint, never of the best one.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
-from nfnets.errors import UserError
 from nfnets.sweep.axes import SEED_FIELD, Cell, cell_name, number
 from nfnets.sweep.directory import Contents, read_outcome, run_directory
+from nfnets.training.evaluation_results import RESULTS as EVALUATIONS
+from nfnets.training.evaluation_results import read_results as read_evaluations
 from nfnets.training.metrics import Row
 from nfnets.training.report import images_per_second, latest_rows
 from nfnets.training.workdir import read_rows
 
-EVALUATIONS = "evaluations.json"  # written by the evaluation of other sets
 _TRAINING = ("eval", "eval_ema")
 STATUSES = ("ok", "diverged", "failed", "unfinished", "not started")
 
@@ -128,24 +126,15 @@ def _final_metrics(
         if key.partition("/")[0] in _TRAINING and isinstance(value, int | float)
     }
     stale = []
-    for name, values in _read_evaluations(folder).items():
+    for name, values in read_evaluations(folder / EVALUATIONS).items():
         if values.get("step", last.get("step")) != last.get("step"):
             stale.append(name)
             continue
-        for key in ("top1", "top5", "examples"):
-            if key in values:
-                metrics[f"{name}/{key}"] = values[key]
+        for prefix, part in ((name, values), (f"{name}_ema", values.get("ema", {}))):
+            for key in ("top1", "top5", "examples"):
+                if key in part:
+                    metrics[f"{prefix}/{key}"] = part[key]
     return metrics, tuple(stale)
-
-
-def _read_evaluations(folder: epath.Path) -> Mapping[str, Mapping[str, Any]]:
-    path = folder / EVALUATIONS
-    if not path.exists():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); evaluate again") from error
 
 
 def accuracies(results: Sequence[RunResult]) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from etils import epath
 
-from nfnets.errors import UserError
+from nfnets.errors import EXIT_NON_FINITE, EXIT_USER_ERROR, UserError
 from nfnets.sweep.directory import (
     FINISHED,
     OUTPUT,
@@ -36,7 +36,6 @@ from nfnets.training.workdir import CONFIG, EXECUTION_FIELDS, read_config
 Train = Callable[[PlannedRun, epath.Path], int]
 Log = Callable[[str], None]
 
-_EXIT_USER_ERROR, _EXIT_NON_FINITE = 2, 3
 _TRIES = 2
 # Set by the opened data set rather than by the config (Recipe.for_source).
 _OF_THE_DATA = {"data.num_train", "data.num_classes"}
@@ -125,7 +124,7 @@ def train_run(
         exit_status = train(run, folder)
         seconds += time.monotonic() - started
         reason = last_line(folder / OUTPUT).removeprefix("error: ")
-        if exit_status == _EXIT_USER_ERROR:
+        if exit_status == EXIT_USER_ERROR:
             raise UserError(f"{run.name}: {reason}")
         status = status_of(exit_status, stop_requested())
         if status != "failed" or attempt == _TRIES:
@@ -141,7 +140,7 @@ def status_of(exit_status: int, stopping: bool) -> str:
     """What an exit status of ``experiments/run.py`` means to a sweep."""
     if exit_status == 0:
         return "ok"
-    if exit_status == _EXIT_NON_FINITE:
+    if exit_status == EXIT_NON_FINITE:
         return "diverged"
     # A signal may come before the run can save, or twice: it resumes in any case.
     if stopping or exit_status == EXIT_INTERRUPTED:

@@ -78,6 +78,7 @@ def read_results(path: epath.Path) -> dict[str, Any]:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} ({error}); mend or remove it") from error
-    if not isinstance(results, dict):
+    entries = results.values() if isinstance(results, dict) else [results]
+    if not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path} holds no results by set; mend or remove it")
     return results

@@ -54,10 +54,15 @@ def param_mask(params: Any, exclude: Sequence[str]) -> Any:
       exclude: regexes, searched (not anchored) in "a/b/kernel" paths.
 
     Raises:
-      UserError: a regex matches no parameter, which would silently change a group.
+      UserError: a regex is none, or matches no parameter, which would silently change
+        a group.
     """
     paths = [path_str(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     for regex in exclude:
+        try:
+            re.compile(regex)
+        except re.error as error:
+            raise UserError(f"the pattern {regex!r} is none: {error}") from error
         if not any(re.search(regex, path) for path in paths):
             raise UserError(
                 f"the pattern {regex!r} matches no parameter of this model; its paths "

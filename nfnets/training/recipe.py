@@ -140,13 +140,18 @@ class Recipe:
         Args:
           num_classes: the data set's; a number that the config states stays.
           num_train: training images; None keeps the config's number, for evaluation.
+
+        Raises:
+          UserError: the recipe does not work with so many classes or images.
         """
         data = dataclasses.replace(
             self.data,
             num_train=self.data.num_train if num_train is None else num_train,
             num_classes=self.data.num_classes or num_classes,
         )
-        return dataclasses.replace(self, data=data)
+        recipe = dataclasses.replace(self, data=data)
+        check(recipe)
+        return recipe
 
     @property
     def num_classes(self) -> int:

@@ -39,6 +39,12 @@ def check(recipe: Recipe) -> None:
             "config.eval.split is holdout, but config.data.holdout is 0; the official "
             "code keeps 10000"
         )
+    if recipe.data.drop_last and recipe.batch_size > recipe.data.num_train:
+        raise UserError(
+            f"config.batch_size is {recipe.batch_size}, but there are "
+            f"{recipe.data.num_train:g} training images, and by config.data.drop_last "
+            f"an epoch has whole batches only: set a smaller batch"
+        )
     _check_schedule(recipe.optim, recipe.data.drop_last)
     _check_descent(recipe.optim)
     _check_loss(recipe)
@@ -101,6 +107,10 @@ def _check_schedule(optim: OptimConfig, drop_last: bool) -> None:
         raise UserError(
             f"config.optim.lr_peak is {optim.lr_peak} and config.optim.lr_per_256 "
             f"{optim.lr_per_256}: give one of them and set the other to None"
+        )
+    if any(epoch <= 0 for epoch in optim.step_epochs):
+        raise UserError(
+            f"config.optim.step_epochs is {optim.step_epochs}, they must be positive"
         )
     if optim.decay_rate is not None and optim.decay_rate > 1:
         raise UserError(

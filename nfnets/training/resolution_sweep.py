@@ -1,7 +1,7 @@
 """Accuracy against test resolution and crop ratio: a table, a CSV file, a picture.
 
-As ResNet strikes back shows of its networks (Figure 4, Table 9): networks that were
-trained on small images gain from larger ones, and from crops that leave less out.
+A study of ResNet strikes back (arXiv 2110.00476): networks gain from test images that
+are larger than those of the training, and from crops that leave less out.
 """
 
 from __future__ import annotations
