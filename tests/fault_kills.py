@@ -42,7 +42,7 @@ def wait_for_a_moment(
     while training or evaluating; "save": while a checkpoint is written.
     """
     kind = generator.choice(kinds.split())
-    wanted = len(rows_of(workdir)) + generator.randint(1, 15)
+    wanted = len(rows_of(workdir)) + generator.randint(1, 10)
     delay = {"start": 10.0, "rows": 0.1, "save": 0.03}[kind]
 
     def has_come() -> bool:
@@ -91,7 +91,7 @@ def killed_again_and_again(
 
 
 def kills_of_one(lab: Lab, count: int) -> Iterator[Trial]:
-    flags = (*TINY_FLAGS, "--config.num_epochs=20")  # 599 steps
+    flags = (*TINY_FLAGS, "--config.num_epochs=10")  # 299 steps
     for first in range(0, count, KILLS_PER_RUN):
         kills = min(KILLS_PER_RUN, count - first)
         yield Trial(

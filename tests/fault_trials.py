@@ -82,35 +82,38 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a row ended: faults that took place, those survived, and what was lost."""
+    """How a row ended: faults survived, and a line for each trial that was lost."""
 
     row: Row
-    trials: int
     survived: int
     lost: tuple[str, ...]
     seconds: float
+
+    @property
+    def trials(self) -> int:
+        """Faults; of a trial that lost something one is counted."""
+        return self.survived + len(self.lost)
 
 
 def run_row(lab: Lab, row: Row, count: int) -> Outcome:
     """Runs a row's trials; the directory of a lost one is kept, and named."""
     begun = time.monotonic()
-    faults, lost, lost_faults = 0, [], 0
+    survived, lost = 0, []
     for number, trial in enumerate(row.trials(lab, count)):
         directory = lab.home / row.id / str(number)
         directory.mkdir(parents=True)
         try:
-            done = trial.run(directory)
-            shutil.rmtree(directory)
-        except Exception as error:
-            done = 1
-            lost_faults += 1
-            reason = "".join(traceback.format_exception_only(error)).strip()
-            lost.append(f"{row.id} {trial.name}: {reason[:2000]} (kept in {directory})")
+            survived += trial.run(directory)
+        except Exception:
             (directory / "lost.txt").write_text(traceback.format_exc())
+            reason = traceback.format_exc(limit=-1)[-2000:]
+            lost.append(f"{row.id}, {trial.name}, kept in {directory}: {reason}")
             print(f"LOST {lost[-1]}", file=sys.stderr, flush=True)
-        faults += done
-    seconds = time.monotonic() - begun
-    return Outcome(row, faults, faults - lost_faults, tuple(lost), seconds)
+        else:
+            shutil.rmtree(directory)
+        seconds = time.monotonic() - begun
+        print(f"{row.id} {trial.name} (after {seconds:.0f} s)", flush=True)
+    return Outcome(row, survived, tuple(lost), time.monotonic() - begun)
 
 
 def all_gone(started: Sequence[Process], seconds: float) -> list[int]:

@@ -19,35 +19,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+# Read when jax is imported; the programs that are started have flags of their own.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 
-import fault_disk
-import fault_files
-import fault_hangs
-import fault_kills
-import fault_numbers
-import fault_processes
-import fault_signals
-import fault_soak
+from fault_rows import ROWS
 from fault_trials import Lab, Outcome, Row, run_row
 from real_program import program_in
 
-ROWS = tuple(
-    sorted(
-        (
-            *fault_kills.ROWS,
-            *fault_signals.ROWS,
-            *fault_disk.ROWS,
-            *fault_processes.ROWS,
-            *fault_hangs.ROWS,
-            *fault_soak.ROWS,
-            *fault_numbers.ROWS,
-            *fault_files.ROWS,
-        ),
-        key=lambda row: int(row.id[1:]),
-    )
-)
 FULL = 50  # the --trials for which Row.full is the number of faults
 
 
