@@ -129,7 +129,7 @@ def arrays_of(folder: Path, step: int) -> Arrays:
 def restore(folder: Path, target: Arrays) -> tuple[Arrays, int, list[str]]:
     """What the program restores: arrays, step, and what it says."""
     said: list[str] = []
-    with checkpoint.open_manager(folder) as manager:
+    with checkpoint.open_manager(folder, said.append) as manager:
         restored = checkpoint.restore_latest(manager, target, said.append)
     assert restored is not None
     return restored.state, restored.record["step"], said
