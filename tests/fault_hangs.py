@@ -12,7 +12,8 @@ from fault_data import write_noise_folder
 from fault_trials import GRACE_S, HEARTBEAT_S, Lab, Row, Trial, all_gone
 from real_program import SMALL_FLAGS, Process, rows_of, wait_until
 
-WATCHDOG_S = 12
+# Longer than compiling takes on a busy machine.
+WATCHDOG_S = 40
 
 
 def block(folder: Path) -> None:

@@ -27,12 +27,15 @@ from fault_rows import ROWS
 from fault_trials import Lab, Outcome, Row, run_row
 from real_program import program_in
 
+from nfnets.command_line import quiet_checkpoint_library
+
 FULL = 50  # the --trials for which Row.full is the number of faults
 
 
 def main() -> int:
     """Runs the rows that were asked for; gives the exit status."""
     arguments = parse_arguments()
+    quiet_checkpoint_library()
     if arguments.list:
         print("\n".join(f"{row.id:4} {row.what}" for row in ROWS))
         return 0
