@@ -62,6 +62,16 @@ flags.DEFINE_string(
 )
 flags.DEFINE_integer("num_processes", None, "With --coordinator: how many processes.")
 flags.DEFINE_integer("process_id", None, "With --coordinator: 0, 1, ...")
+flags.DEFINE_integer(
+    "join_timeout_s",
+    processes.JOIN_TIMEOUT_S,
+    "Seconds to wait for the other processes at the start.",
+)
+flags.DEFINE_integer(
+    "heartbeat_s",
+    processes.HEARTBEAT_S,
+    "Seconds without a sign of life after which a process counts as lost.",
+)
 flags.DEFINE_bool("dry_run", False, "Parameters, MACs, memory, one synthetic step.")
 
 
@@ -104,6 +114,8 @@ def run_config(name: str, command: str) -> int:
         num_processes=FLAGS.num_processes,
         process_id=FLAGS.process_id,
         log=lambda message: print(message, flush=True),
+        join_timeout_s=FLAGS.join_timeout_s,
+        heartbeat_s=FLAGS.heartbeat_s,
     )
     stop_requested = stop_on_signals()
     quiet_checkpoint_library()

@@ -31,7 +31,7 @@ def state_at(step):
 
 def save_steps(folder, scores):
     """Saves steps 1, 2, ... with these scores, each on the disk before the next."""
-    with checkpoint.open_manager(folder) as manager:
+    with checkpoint.open_manager(folder, str) as manager:
         for step, score in enumerate(scores, start=1):
             checkpoint.save(manager, state_at(step), {"step": step}, score)
             checkpoint.finish(manager)
@@ -40,7 +40,7 @@ def save_steps(folder, scores):
 
 def restore(folder, log=lambda message: None):
     target = jax.eval_shape(lambda: state_at(0))
-    with checkpoint.open_manager(folder) as manager:
+    with checkpoint.open_manager(folder, log) as manager:
         return checkpoint.restore_latest(manager, target, log)
 
 
@@ -71,7 +71,7 @@ def test_an_empty_folder_has_nothing_to_restore(tmp_path):
 
 def test_latest_two_and_best_are_kept(tmp_path):
     assert save_steps(tmp_path, [0.1, 0.9, None, 0.3, 0.2]) == [2, 4, 5]
-    with checkpoint.open_manager(tmp_path) as manager:
+    with checkpoint.open_manager(tmp_path, str) as manager:
         checkpoint.save(manager, state_at(6), {"step": 6}, 0.5)
         checkpoint.finish(manager)
         assert sorted(manager.all_steps()) == [2, 5, 6]  # also after reopening
@@ -79,7 +79,7 @@ def test_latest_two_and_best_are_kept(tmp_path):
 
 def test_the_record_is_what_it_was_when_saved(tmp_path):
     record = {"window": [1.0]}
-    with checkpoint.open_manager(tmp_path) as manager:
+    with checkpoint.open_manager(tmp_path, str) as manager:
         checkpoint.save(manager, state_at(1), record, None)
         record["window"].append(2.0)  # while the save is under way
         checkpoint.finish(manager)
@@ -111,7 +111,7 @@ def test_a_damaged_step_can_be_saved_again(tmp_path):
     save_steps(tmp_path, [None, None])
     for victim in data_files(tmp_path, 2):
         victim.write_bytes(b"")
-    with checkpoint.open_manager(tmp_path) as manager:
+    with checkpoint.open_manager(tmp_path, str) as manager:
         target = jax.eval_shape(lambda: state_at(0))
         checkpoint.restore_latest(manager, target, lambda message: None)
         checkpoint.save(manager, state_at(2), {"step": 2}, None)
@@ -144,6 +144,36 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path):
         victim.write_bytes(whole)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [None, b"", b'{"score": 0.', b'{"score": 0.1}', b'{"scope": 0.9}', b"\xff"],
+)
+def test_a_damaged_score_is_mended(tmp_path, content):
+    """Orbax alone opens no folder in which one cannot be read."""
+    save_steps(tmp_path, [0.9, 0.3, 0.2])
+    path = tmp_path / "1" / "metrics" / "metrics"
+    path.unlink() if content is None else path.write_bytes(content)
+    best = checkpoint.read_one(tmp_path, "best", jax.eval_shape(lambda: state_at(0)))
+    assert int(best.state.step) == 1
+    said = []
+    with checkpoint.open_manager(tmp_path, said.append) as manager:
+        checkpoint.save(manager, state_at(4), {"step": 4}, None)
+        checkpoint.finish(manager)
+        assert sorted(manager.all_steps()) == [1, 3, 4]
+    assert said == ["the score of checkpoint 1 was damaged; it is 0.9 again"]
+
+
+def test_a_score_that_is_lost_everywhere_is_none(tmp_path):
+    save_steps(tmp_path, [0.9, 0.3, 0.2])
+    for name in ("metrics/metrics", "record/metadata"):
+        (tmp_path / "1" / name).write_bytes(b"")
+    assert save_steps(tmp_path, []) == [1, 2, 3]
+    with checkpoint.open_manager(tmp_path, str) as manager:
+        checkpoint.save(manager, state_at(4), {"step": 4}, None)
+        checkpoint.finish(manager)
+        assert sorted(manager.all_steps()) == [2, 3, 4]  # 0.3 is the best known
+
+
 def test_all_damaged_is_an_error_that_changes_nothing(tmp_path):
     save_steps(tmp_path, [None, None])
     for step in (1, 2):
@@ -157,7 +187,7 @@ def test_all_damaged_is_an_error_that_changes_nothing(tmp_path):
 
 def test_a_failed_save_leaves_no_rubbish_and_the_old_step(tmp_path, monkeypatch):
     save_steps(tmp_path, [None])
-    with checkpoint.open_manager(tmp_path) as manager:
+    with checkpoint.open_manager(tmp_path, str) as manager:
 
         def fail(*args, **kwargs):
             (tmp_path / "2.orbax-checkpoint-tmp").mkdir()

@@ -77,7 +77,7 @@ def save_run(
     """
     run.mkdir()
     workdir.claim(epath.Path(run), recipe)
-    with checkpoint.open_manager(epath.Path(run) / workdir.CHECKPOINTS) as manager:
+    with checkpoint.open_manager(epath.Path(run) / workdir.CHECKPOINTS, str) as manager:
         for step, score in scores.items():
             state = TrainState(
                 step=jnp.asarray(step, jnp.int32),
@@ -197,7 +197,7 @@ def test_counts_are_exact_whatever_the_batch(made, batch_size, traced):
 def test_the_last_checkpoint_unless_another_is_named(tmp_path):
     save_run(tmp_path / "run", {10: 0.9, 20: 0.3, 30: 0.1})
     run = epath.Path(tmp_path / "run")
-    with checkpoint.open_manager(run / workdir.CHECKPOINTS) as manager:
+    with checkpoint.open_manager(run / workdir.CHECKPOINTS, str) as manager:
         assert sorted(manager.all_steps()) == [10, 20, 30]
     for which, step in ((None, 30), ("best", 10), (20, 20), (30, 30)):
         said: list[str] = []

@@ -188,7 +188,7 @@ def test_statistics_of_batch_norm_come_along(recipe, tmp_path):
     tx = make_optimizer(with_changes(bn, optim__no_clip=()), variables["params"])
     workdir.make_writable(tmp_path)
     workdir.claim(tmp_path, bn)
-    with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS) as manager:
+    with checkpoint.open_manager(tmp_path / workdir.CHECKPOINTS, str) as manager:
         state = init_state(variables, tx, keep_ema=False)
         checkpoint.save(manager, state, {"step": 0}, None)
         checkpoint.finish(manager)

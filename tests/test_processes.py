@@ -1,126 +1,43 @@
 """Several processes: the real program, two processes of two CPU devices each."""
 
-import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 
-import numpy as np
 import pytest
-import xla_flags
-from helpers import ROOT
-
-FLAGS = (
-    "--config=digits",
-    "--config.model_overrides.depths=(1,)",
-    "--config.model_overrides.widths=(16,)",
-    "--config.model_overrides.strides=(1,)",
-    "--config.model_overrides.stem_channels=(8,8,8)",
-    "--config.model_overrides.group_size=8",
-    "--config.drop_rate=0.0",
-    "--config.batch_size=48",
-    "--config.num_epochs=1.0",  # 29 steps
-    "--config.eval.every_epochs=0.5",
-    "--config.checkpoint_every_steps=5",
-    "--config.log_every_steps=1",
+from real_program import (
+    SMALL_FLAGS,
+    assert_close_numbers,
+    ends,
+    program_in,
+    rows_of,
+    wait_until,
 )
+
 STEPS = 29
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    cache = tmp_path_factory.mktemp("compiled")
-    return os.environ | {
-        "JAX_NUMPY_RANK_PROMOTION": "allow",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
-
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-@pytest.fixture(scope="session")
-def start(environment, tmp_path_factory):
+def start(tmp_path_factory):
     """Starts a run of so many processes x devices; gives the processes."""
-    home = tmp_path_factory.mktemp("home")
+    program = program_in(tmp_path_factory.mktemp("home"))
 
     def start_processes(workdir, processes, devices, *flags, of_each=()):
-        address = f"127.0.0.1:{free_port()}"
-        started = []
-        for index in range(processes):
-            joining = [
-                f"--coordinator={address}",
-                f"--num_processes={processes}",
-                f"--process_id={index}",
-            ]
-            started.append(
-                subprocess.Popen(
-                    [
-                        sys.executable,
-                        ROOT / "experiments" / "run.py",
-                        *FLAGS,
-                        f"--workdir={workdir}",
-                        *flags,
-                        *(joining if processes > 1 else ()),
-                        *(of_each[index : index + 1]),
-                    ],
-                    env=environment
-                    | {
-                        "XLA_FLAGS": xla_flags.devices(devices),
-                        "JAX_COORDINATOR_BIND_ADDRESS": address,
-                    },
-                    cwd=home,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        return started
+        return program.start_several(
+            processes,
+            *SMALL_FLAGS,
+            f"--workdir={workdir}",
+            *flags,
+            of_each=of_each,
+            devices=devices,
+        )
 
     return start_processes
 
 
-def ends(started):
-    """(status, stdout, stderr) of every process."""
-    return [
-        (process.returncode, *texts)
-        for process, texts in [(p, p.communicate(timeout=200)) for p in started]
-    ]
-
-
-def rows_of(workdir):
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def numbers(workdir):
-    """All values but the speed, by (step, key)."""
-    return {
-        (row["step"], key): value
-        for row in rows_of(workdir)
-        if "event" not in row
-        for key, value in row.items()
-        if key != "train/images_per_second"
-    }
-
-
 def assert_same_training(left, right):
-    left, right = numbers(left), numbers(right)
-    assert left.keys() == right.keys()
-    assert max(step for step, _ in left) == STEPS
-    for key, value in left.items():
-        # Clipped fractions and accuracies are counts: one unit may fall either way.
-        count = "clipped" in key[1] or "/top" in key[1]
-        tolerance = {"atol": 0.05} if count else {"rtol": 1e-5, "atol": 1e-6}
-        np.testing.assert_allclose(value, right[key], err_msg=key, **tolerance)
+    assert_close_numbers(left, right)
+    assert max(row["step"] for row in rows_of(left)) == STEPS
 
 
 @pytest.fixture(scope="session")
@@ -154,17 +71,10 @@ def test_evaluation_counts_every_image_once_on_both_layouts(one_by_four, two_by_
         assert {row["eval/examples"] for row in evaluated} == {360}
 
 
-def wait_for_rows(started, workdir, count):
-    deadline = time.monotonic() + 150
-    while len(rows_of(workdir)) < count:
-        assert all(process.poll() is None for process in started), ends(started)
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def run_until(started, workdir, count):
     """Waits until so many more rows are there."""
-    wait_for_rows(started, workdir, len(rows_of(workdir)) + count)
+    wanted = len(rows_of(workdir)) + count
+    wait_until(lambda: len(rows_of(workdir)) >= wanted, started)
 
 
 def stopped_at(results):
@@ -204,7 +114,7 @@ def test_stopped_and_killed_on_changing_layouts(start, one_by_four, tmp_path):
 
 
 def test_processes_with_different_settings_do_not_start(start, tmp_path):
-    seeds = ("--config.seed=0", "--config.seed=1")
+    seeds = (["--config.seed=0"], ["--config.seed=1"])
     for status, _, err in ends(start(tmp_path / "run", 2, 2, of_each=seeds)):
         assert status == 2, err
         assert "the processes do not have the same config" in err
@@ -212,7 +122,7 @@ def test_processes_with_different_settings_do_not_start(start, tmp_path):
 
 
 def test_processes_must_see_the_same_directory(start, tmp_path):
-    own = (f"--workdir={tmp_path / 'a'}", f"--workdir={tmp_path / 'b'}")
+    own = ([f"--workdir={tmp_path / 'a'}"], [f"--workdir={tmp_path / 'b'}"])
     results = ends(start(tmp_path, 2, 2, of_each=own))
     assert results[1][0] == 2
     assert "storage that all hosts share" in results[1][2]

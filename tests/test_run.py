@@ -6,90 +6,41 @@ import random
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-import xla_flags
-from helpers import ROOT
-
-TINY_FLAGS = (
-    "--config=digits",
-    "--config.model_overrides.depths=(1,1)",
-    "--config.model_overrides.widths=(16,32)",
-    "--config.model_overrides.strides=(1,2)",
-    "--config.model_overrides.stem_channels=(8,8,8)",
-    "--config.model_overrides.group_size=8",
-    "--config.batch_size=48",
-    "--config.num_epochs=3",
-    "--config.eval.every_epochs=1",
-    "--config.checkpoint_every_steps=8",
-    "--config.log_every_steps=3",
+from real_program import (
+    TINY_FLAGS,
+    numbers_by_step,
+    program_in,
+    rows_of,
+    saved_steps,
+    wait_until,
 )
+
 STEPS = 89  # 1437 images * 3 epochs // 48
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
-    """One device, and compiled steps shared between the runs of these tests."""
-    cache = tmp_path_factory.mktemp("compiled")
-    return os.environ | {
-        "XLA_FLAGS": xla_flags.devices(1),
-        "JAX_NUMPY_RANK_PROMOTION": "allow",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
+def program(tmp_path_factory):
+    """experiments/run.py in an empty directory."""
+    return program_in(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="session")
-def start(environment, tmp_path_factory):
-    """Starts experiments/run.py in an empty directory; gives the process."""
-    home = tmp_path_factory.mktemp("home")
-
-    def start_program(*flags, prefix=(), **variables):
-        return subprocess.Popen(
-            [*prefix, sys.executable, ROOT / "experiments" / "run.py", *flags],
-            env=environment | variables,
-            cwd=home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return start_program
+def start(program):
+    """Starts it; gives the process."""
+    return program.start
 
 
 @pytest.fixture(scope="session")
-def run(start):
+def run(program):
     """Runs it to the end; gives (status, stdout, stderr)."""
-
-    def run_program(*flags, **variables):
-        process = start(*flags, **variables)
-        out, err = process.communicate(timeout=300)
-        return process.returncode, out, err
-
-    return run_program
+    return program.run
 
 
 def train(run, workdir, *flags):
     return run(*TINY_FLAGS, f"--workdir={workdir}", *flags)
-
-
-def rows_of(workdir):
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def numbers_by_step(workdir):
-    """All values but the speed, by step; a step done twice must agree with itself."""
-    found = {}
-    for row in rows_of(workdir):
-        for key, value in row.items():
-            if "event" in row or key == "train/images_per_second":
-                continue
-            assert found.setdefault((row["step"], key), value) == value
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -172,11 +123,7 @@ def test_running_again_changes_nothing(run, finished):
 
 
 def wait_for_rows(process, workdir, count):
-    deadline = time.monotonic() + 200
-    while len(rows_of(workdir)) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: len(rows_of(workdir)) >= count, [process])
 
 
 def test_killed_twice_and_resumed_equals_uninterrupted(start, finished, tmp_path):
@@ -220,9 +167,12 @@ def test_killed_in_the_second_and_third_stage_resumes_exactly(run, start, tmp_pa
     flags = (*TINY_FLAGS, *PROGRESSIVE, f"--workdir={tmp_path / 'killed'}")
     for first, end in ((36, 59), (66, 89)):
         process = start(*flags)
-        while not any(r["step"] >= first for r in rows_of(tmp_path / "killed")):
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.005)
+        wait_until(
+            lambda first=first: any(
+                r["step"] >= first for r in rows_of(tmp_path / "killed")
+            ),
+            [process],
+        )
         process.kill()
         process.communicate()
         assert first <= rows_of(tmp_path / "killed")[-1]["step"] < end
@@ -279,7 +229,7 @@ def test_damaged_checkpoints(run, finished, tmp_path):
     """The latest one: the one before is taken. All of them: status 2, all kept."""
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
-    steps = sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    steps = saved_steps(workdir)
 
     def damage(step):
         for path in (workdir / "checkpoints" / str(step)).rglob("d/*"):
@@ -379,7 +329,7 @@ def test_batch_that_does_not_divide_over_devices(run, tmp_path):
             *TINY_FLAGS,
             "--config.batch_size=64",
             f"--workdir={tmp_path}",
-            XLA_FLAGS=xla_flags.devices(3),
+            devices=3,
         )
     )
     assert "batch_size 64 does not divide over 3 devices" in line

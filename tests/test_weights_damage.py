@@ -159,6 +159,11 @@ def test_archives_that_are_not_of_arrays(file):
     )
     assert encrypted != whole
     assert "is encrypted" in refusal(file(encrypted))
+    directory = b"PK\x01\x02\x14\x03\x14"
+    later = whole.replace(directory, b"PK\x01\x02\x14\x03\xff")
+    assert "zip file version 25.5" in refusal(file(later))
+    utf8 = whole.replace(directory + b"\0\0\0", directory + b"\0\0\x08")
+    assert "codec can't decode" in refusal(file(utf8.replace(b"a.npy", b"\xff.npy")))
     assert "Bad CRC-32" in refusal(file(whole.replace(b"\xf0?", b"\xf1?", 1)))
     assert "is not a zip file" in refusal(file(whole[: len(whole) // 2]))
 

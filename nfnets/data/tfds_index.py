@@ -211,7 +211,14 @@ def _parse(stored: bytes, dataset: Dataset, split: str) -> tuple[Index | None, s
         with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
             then = json.loads(str(arrays["description"]))
             index = Index(*(arrays[name] for name in ("labels", "offsets", "lengths")))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        RuntimeError,  # a damaged version or flag of the archive
+        zipfile.BadZipFile,
+    ) as error:
         return None, f"it is damaged ({error})"
     problem = _difference(then, _description(dataset, split))
     count = sum(shard.records for shard in dataset.splits[split])

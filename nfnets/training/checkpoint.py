@@ -11,7 +11,6 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -28,12 +27,15 @@ from orbax.checkpoint.checkpoint_managers import (
 
 from nfnets.errors import UserError
 from nfnets.training import processes
+from nfnets.training.checkpoint_scores import (
+    NOT_EVALUATED,
+    best_step,
+    digest_json,
+    mend_scores,
+)
 from nfnets.training.optimizer import path_str
 from nfnets.training.state import TrainState
 from nfnets.training.storage import is_remote
-
-# The score of a step that was not evaluated: below any accuracy.
-NOT_EVALUATED = -1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +52,13 @@ class Restored:
 
 
 @contextlib.contextmanager
-def open_manager(directory: epath.Path) -> Iterator[ocp.CheckpointManager]:
+def open_manager(
+    directory: epath.Path, log: Callable[[str], None]
+) -> Iterator[ocp.CheckpointManager]:
     """Opens or creates a checkpoint folder; removes what interrupted saves left in it.
 
-    Keeps the two latest steps and the best one by the ``score`` they were saved with.
+    Keeps the two latest steps and the best one by the ``score`` they were saved with;
+    ``log`` is told where that was damaged, and mended.
     """
     best = BestN(get_metric_fn=_score, n=1)
     options = ocp.CheckpointManagerOptions(
@@ -64,6 +69,7 @@ def open_manager(directory: epath.Path) -> Iterator[ocp.CheckpointManager]:
     )
     # orbax wants absolute paths, which all remote ones are.
     path = directory if is_remote(directory) else epath.Path(directory).resolve()
+    processes.on_main(lambda: mend_scores(path, log))
     manager = ocp.CheckpointManager(path, options=options)
     try:
         yield manager
@@ -97,10 +103,6 @@ def digest(array: np.ndarray) -> str:
     return found.hexdigest()
 
 
-def _digest_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def save(
     manager: ocp.CheckpointManager,
     state: TrainState,
@@ -123,10 +125,13 @@ def save(
     # A copy: orbax writes the record in its own time.
     record = copy.deepcopy(record)
     digests = {path: digest(array) for path, array in arrays.items()}
+    score = NOT_EVALUATED if score is None else score
     saved = {
         "record": record,
         "sha256": digests,
-        "record_sha256": _digest_json(record),
+        "record_sha256": digest_json(record),
+        "score": score,
+        "score_sha256": digest_json(score),
     }
 
     def start() -> None:
@@ -135,7 +140,7 @@ def save(
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(saved)
             ),
-            metrics={"score": NOT_EVALUATED if score is None else score},
+            metrics={"score": score},
             force=True,
         )
 
@@ -193,18 +198,13 @@ def restore_latest(
     """
     damaged: list[int] = []
     for step in sorted(manager.all_steps(), reverse=True):
-        found, reason = None, "another process cannot read it"
-        try:
-            found = _read(manager, step, target)
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if processes.all_agree(found is not None):
-            assert found is not None
+        found, reason = _try_to_read(manager, step, target)
+        if found is not None:
             processes.on_main(lambda: _move_aside(manager, damaged, log))
             if damaged:
                 manager.reload()
             return Restored(*found)
-        log(f"checkpoint {step} is damaged: {reason[:200]}")
+        log(f"checkpoint {step} is damaged: {reason}")
         damaged.append(step)
     if damaged:
         names = ", ".join(map(str, damaged))
@@ -231,34 +231,23 @@ def read_one(
     path = folder if is_remote(folder) else epath.Path(folder).resolve()
     if not path.is_dir():
         raise UserError(f"there is no checkpoint in {folder.parent} yet; train first")
-    options = ocp.CheckpointManagerOptions(read_only=True, best_fn=_score)
+    # Without orbax's own reading of the scores, one of which may be damaged.
+    options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
     with ocp.CheckpointManager(path, options=options) as manager:
         steps = sorted(manager.all_steps())
-        chosen = _best_step(manager) if step == "best" else step
+        chosen = best_step(path, steps) if step == "best" else step
         chosen = steps[-1] if step is None and steps else chosen
         if chosen is None or chosen not in steps:
             wanted = {"None": "yet", "best": "that was evaluated"}.get(str(step), step)
             there = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{folder} has no checkpoint {wanted}; there are: {there}")
-        found, reason = None, "another process cannot read it"
-        try:
-            found = _read(manager, chosen, target)
-        except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if not processes.all_agree(found is not None):
+        found, reason = _try_to_read(manager, chosen, target)
+        if found is None:
             raise UserError(
-                f"checkpoint {chosen} in {folder} is damaged ({reason[:200]}); name "
-                f"another one by {folder}/STEP, there are: "
-                f"{', '.join(map(str, steps))}"
+                f"checkpoint {chosen} in {folder} is damaged ({reason}); name another "
+                f"one by {folder}/STEP, there are: {', '.join(map(str, steps))}"
             )
-    assert found is not None
     return Restored(*found)
-
-
-def _best_step(manager: ocp.CheckpointManager) -> int | None:
-    best = manager.best_step()  # also where no step was evaluated
-    metrics = None if best is None else manager.metrics(best)
-    return best if metrics and _score(metrics) > NOT_EVALUATED else None
 
 
 def _move_aside(
@@ -269,6 +258,18 @@ def _move_aside(
         aside = folder.with_name(f"damaged_{step}_{time.time_ns()}")
         folder.rename(aside)
         log(f"checkpoint {step} is kept as {aside.name}")
+
+
+def _try_to_read(
+    manager: ocp.CheckpointManager, step: int, target: Any
+) -> tuple[tuple[Any, dict[str, Any]] | None, str]:
+    """What `_read` gives when it does so on every process, else None; and why not."""
+    found, reason = None, "another process cannot read it"
+    try:
+        found = _read(manager, step, target)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    return (found if processes.all_agree(found is not None) else None), reason
 
 
 def _read(
@@ -283,7 +284,7 @@ def _read(
     )
     arrays, saved = restored["state"], restored["record"]
     record, digests = saved["record"], saved["sha256"]
-    if _digest_json(record) != saved["record_sha256"]:
+    if digest_json(record) != saved["record_sha256"]:
         raise ValueError("its record is not what was saved (sha256 differs)")
     paths_and_leaves, treedef = jax.tree_util.tree_flatten_with_path(target)
     leaves = []

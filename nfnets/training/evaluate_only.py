@@ -127,7 +127,7 @@ def _of_checkpoint(
         )
     _check_classes(recipe, directory / workdir.CONFIG)
     target = weight_shapes(recipe)
-    with workdir.locked(directory), checkpoint.open_manager(folder) as manager:
+    with workdir.locked(directory), checkpoint.open_manager(folder, log) as manager:
         restored = checkpoint.restore_latest(manager, target, log)
     if restored is None:
         raise UserError(f"there is no checkpoint in {folder} yet; train first")

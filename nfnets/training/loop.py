@@ -102,7 +102,7 @@ def train_and_evaluate(
         stack.callback(run.board.close)
         watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
         manager = stack.enter_context(
-            checkpoint.open_manager(directory / workdir.CHECKPOINTS)
+            checkpoint.open_manager(directory / workdir.CHECKPOINTS, log)
         )
         state, position = restore_or_init(run, manager, log)
         progress = stack.enter_context(Progress(run.recipe, position.step))

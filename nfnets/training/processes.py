@@ -27,6 +27,9 @@ _MESSAGE_BYTES = 2048
 
 EXIT_INTERRUPTED = 75
 
+# Seconds to wait for the others at the start, and for a sign of life of one of them.
+JOIN_TIMEOUT_S, HEARTBEAT_S = 300, 100
+
 # Threads of this name compile what a run that ends no longer needs; see `leave`.
 COMPILING = "nfnets-compile"
 
@@ -37,7 +40,8 @@ def initialize(
     num_processes: int | None,
     process_id: int | None,
     log: Callable[[str], None],
-    timeout_s: int = 300,
+    join_timeout_s: int = JOIN_TIMEOUT_S,
+    heartbeat_s: int = HEARTBEAT_S,
 ) -> None:
     """Joins the other processes; does nothing where there are none.
 
@@ -52,11 +56,19 @@ def initialize(
       num_processes: with ``coordinator``: how many there are.
       process_id: with ``coordinator``: 0 to ``num_processes - 1``.
       log: is told before the wait for the others begins.
-      timeout_s: seconds to wait for them; JAX then ends the program (status 134).
+      join_timeout_s: seconds to wait for them; JAX then ends the program (status 134).
+      heartbeat_s: seconds without a sign of life after which a process counts as lost;
+        JAX then ends the others (status 134), also those that wait.
 
     Raises:
       UserError: only some of the three are given, or they cannot be.
     """
+    for flag, seconds in (
+        ("join_timeout_s", join_timeout_s),
+        ("heartbeat_s", heartbeat_s),
+    ):
+        if seconds < 1:
+            raise UserError(f"--{flag}={seconds}: expected at least 1 second")
     given = {
         "coordinator": coordinator,
         "num_processes": num_processes,
@@ -68,16 +80,17 @@ def initialize(
     if coordinator is not None:
         _check_address(coordinator, num_processes, process_id)
         log(
-            f"process  {process_id} of {num_processes}, waiting up to {timeout_s} s "
-            f"for the others at {coordinator} (same command, other --process_id)"
+            f"process  {process_id} of {num_processes}, waiting up to "
+            f"{join_timeout_s} s for the others at {coordinator} (same command, other "
+            f"--process_id)"
         )
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator,
             num_processes=num_processes,
             process_id=process_id,
-            initialization_timeout=timeout_s,
-            heartbeat_timeout_seconds=100,
+            initialization_timeout=join_timeout_s,
+            heartbeat_timeout_seconds=heartbeat_s,
             shutdown_timeout_seconds=60,
         )
     except ValueError as error:

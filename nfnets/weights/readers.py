@@ -69,6 +69,18 @@ def _no_weights(path: Path, head: bytes) -> str:
     )
 
 
+# What zipfile raises for damaged files: also for versions, encodings of names and kinds
+# of encryption that do not exist.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+)
+
+
 def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
     """The arrays of a real ``.npz``, a zip archive of ``.npy`` files.
 
@@ -86,7 +98,7 @@ def read_npz(path: Path, max_bytes: int) -> dict[str, np.ndarray]:
             if sum(member.file_size for member in members) > max_bytes:
                 raise Refused(f"it unpacks to more than {max_bytes} bytes")
             return dict(_npz_member(archive, member) for member in members)
-    except (Refused, zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+    except (Refused, *_ZIP_ERRORS) as error:
         raise _unreadable(path, error) from error
 
 
