@@ -33,6 +33,7 @@ SHORT = (
     ("R13", 0, "on one of four devices"),
     ("R15", 0, "label 4294967296"),
     ("R16", 1003, "1003 examples on 3 devices by 250"),
+    ("R16", 1003, "two processes of 2 devices by 64"),
     ("R17", 300, "mutations of"),
     ("R20", 0, "an evaluation image of process 1"),
 )

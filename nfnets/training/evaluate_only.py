@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -127,7 +128,10 @@ def _of_checkpoint(
         )
     _check_classes(recipe, directory / workdir.CONFIG)
     target = weight_shapes(recipe)
-    with workdir.locked(directory), checkpoint.open_manager(folder, log) as manager:
+    with contextlib.ExitStack() as stack:
+        lock = workdir.locked(directory)
+        processes.on_main(lambda: stack.enter_context(lock))
+        manager = stack.enter_context(checkpoint.open_manager(folder, log))
         restored = checkpoint.restore_latest(manager, target, log)
     if restored is None:
         raise UserError(f"there is no checkpoint in {folder} yet; train first")
