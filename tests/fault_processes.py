@@ -102,7 +102,6 @@ def start_alone(
         f"--heartbeat_s={HEARTBEAT_S}",
         *flags,
         output=directory / f"output_{index}_{count}_{len(flags)}.txt",
-        JAX_COORDINATOR_BIND_ADDRESS=address,
     )
 
 

@@ -128,7 +128,6 @@ class Program:
                 devices=devices,
                 output=outputs[index] if outputs else None,
                 cwd=cwds[index] if cwds else None,
-                JAX_COORDINATOR_BIND_ADDRESS=address,
             )
             started.append(process)
         return started

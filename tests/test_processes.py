@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import time
 
 import pytest
@@ -13,6 +14,8 @@ from real_program import (
     rows_of,
     wait_until,
 )
+
+from nfnets.training import processes
 
 STEPS = 29
 
@@ -111,6 +114,46 @@ def test_stopped_and_killed_on_changing_layouts(start, one_by_four, tmp_path):
     assert status == 0, err
     assert_same_training(tmp_path, one_by_four)
     assert first < second < STEPS
+
+
+def test_process_0_listens_at_the_address_given_only(start, tmp_path):
+    """Not at another address of the machine, as on every interface it would."""
+    waiting, other = start(tmp_path, 2, 2)
+    other.kill()
+    port = int(re.search(r":(\d+)$", waiting.args[-3])[1])
+    try:
+        wait_until(lambda: accepts("127.0.0.1", port), [waiting])
+        assert not accepts("127.0.0.2", port)
+    finally:
+        waiting.kill()
+        ends([waiting, other])
+
+
+def accepts(host, port):
+    """Whether someone listens there."""
+    with socket.socket() as tried:
+        return tried.connect_ex((host, port)) == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "found", "expected"),
+    [
+        (None, "", None),
+        ("10.0.0.7:99", "10.0.0.7", "10.0.0.7:99"),
+        ("host0:99", "10.0.0.7", "host0:99"),
+        ("host0:99", "127.0.1.1", None),
+        ("localhost:99", "127.0.0.1", "localhost:99"),
+        ("127.0.0.1:99", "127.0.0.1", "127.0.0.1:99"),
+    ],
+)
+def test_where_process_0_listens(monkeypatch, address, found, expected):
+    """A name that is 127.0.1.1 on its own machine is another address elsewhere."""
+    monkeypatch.delenv("JAX_COORDINATOR_BIND_ADDRESS", raising=False)
+    answer = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (found, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port: answer)
+    assert processes.bind_address(address) == expected
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", "10.0.0.9:99")
+    assert processes.bind_address(address) == "10.0.0.9:99"
 
 
 def test_processes_with_different_settings_do_not_start(start, tmp_path):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import collections
 import hashlib
+import ipaddress
 import json
 import os
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -46,8 +48,9 @@ def initialize(
     """Joins the other processes; does nothing where there are none.
 
     Must come before anything else asks JAX for its devices. Process 0 listens for the
-    others on every network interface, without asking who they are; the environment
-    variable ``JAX_COORDINATOR_BIND_ADDRESS`` (``HOST:PORT``) limits that to one.
+    others at the coordinator's address alone, without asking who they are; on a
+    cluster, which gives no address, on every network interface. The environment
+    variable ``JAX_COORDINATOR_BIND_ADDRESS`` (``HOST:PORT``) says another place.
 
     Args:
       coordinator: ``HOST:PORT`` of process 0, for all processes the same; None asks the
@@ -89,6 +92,7 @@ def initialize(
             coordinator_address=coordinator,
             num_processes=num_processes,
             process_id=process_id,
+            coordinator_bind_address=bind_address(coordinator),
             initialization_timeout=join_timeout_s,
             heartbeat_timeout_seconds=heartbeat_s,
             shutdown_timeout_seconds=60,
@@ -102,6 +106,22 @@ def initialize(
             f"--num_processes={num_processes}, but the others say "
             f"{jax.process_count()}; give the same number everywhere"
         )
+
+
+def bind_address(coordinator: str | None) -> str | None:
+    """Where process 0 listens; None leaves that to JAX: on every interface."""
+    chosen = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
+    if chosen is not None or coordinator is None:
+        return chosen
+    host = coordinator.rpartition(":")[0].strip("[]")
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    except OSError:
+        return None
+    # Many machines know their own name as 127.0.1.1, where no other would find them.
+    is_loopback = any(ipaddress.ip_address(address).is_loopback for address in found)
+    given_so = host == "localhost" or host in found
+    return coordinator if given_so or not is_loopback else None
 
 
 def _check_address(
