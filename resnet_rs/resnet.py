@@ -64,16 +64,15 @@ class ResNetConfig:
     bn_unbiased: bool = True  # whether the averaged variance is the unbiased estimate
 
 
-def _rs(
-    depths: tuple[int, ...], size: int, drop_rate: float, stochastic_depth: float
-) -> ResNetConfig:
-    """A ResNet-RS (2103.07579, released code); ``size`` is its smallest config's."""
+def _rs(depths: tuple[int, ...], size: int) -> ResNetConfig:
+    """A ResNet-RS (2103.07579, released code); ``size`` is its smallest config's.
+
+    Its regularisation goes with the size, too, and is the recipe's.
+    """
     return ResNetConfig(
         depths,
         train_size=size,
         eval_size=size,
-        drop_rate=drop_rate,
-        stochastic_depth_rate=stochastic_depth,
         stochastic_depth_growth="stage",
         se_ratio=1 / 4,
         shortcut="pool",
@@ -112,13 +111,13 @@ VARIANTS: Mapping[str, ResNetConfig] = {
         stem_pool="max_caffe",
         zero_last_scale=False,
     ),
-    "resnet_rs_50": _rs((3, 4, 6, 3), 160, 0.25, 0.0),
-    "resnet_rs_101": _rs((3, 4, 23, 3), 160, 0.25, 0.0),
-    "resnet_rs_152": _rs((3, 8, 36, 3), 192, 0.25, 0.0),
-    "resnet_rs_200": _rs((3, 24, 36, 3), 256, 0.25, 0.1),
-    "resnet_rs_270": _rs((4, 29, 53, 4), 256, 0.25, 0.1),
-    "resnet_rs_350": _rs((4, 36, 72, 4), 256, 0.25, 0.1),
-    "resnet_rs_420": _rs((4, 44, 87, 4), 320, 0.4, 0.1),
+    "resnet_rs_50": _rs((3, 4, 6, 3), 160),
+    "resnet_rs_101": _rs((3, 4, 23, 3), 160),
+    "resnet_rs_152": _rs((3, 8, 36, 3), 192),
+    "resnet_rs_200": _rs((3, 24, 36, 3), 256),
+    "resnet_rs_270": _rs((4, 29, 53, 4), 256),
+    "resnet_rs_350": _rs((4, 36, 72, 4), 256),
+    "resnet_rs_420": _rs((4, 44, 87, 4), 320),
 }
 
 

@@ -38,6 +38,8 @@ def lamb(
     divides the gradient by max(1, its norm) first: put
     ``optax.clip_by_global_norm(1.0)`` before.
 
+    The switches are timm's; our recipes have their defaults.
+
     Args:
       learning_rate: a number, or a function of the number of updates made before.
       b1: decay of the first moment, [0, 1).
