@@ -1,7 +1,8 @@
 """The fault matrix in short; `python tests/faults.py` runs all of it.
 
 What the other tests do already is left out here: kills and signals of one process
-(test_run), checkpoints file by file (test_checkpoint), layouts (test_processes), images
+(test_run) and of several, layouts (test_processes), checkpoints file by file
+(test_checkpoint), images
 (test_odd_images), pickles (test_weights_pickles), ImageNet (test_prepare).
 """
 
@@ -19,7 +20,6 @@ pytestmark = pytest.mark.filterwarnings(
 
 # Row, faults where their number can be chosen, and which of its trials.
 SHORT = (
-    ("R2", 1, ""),
     ("R3", 2, ""),
     ("R5", 0, "during a save"),
     ("R6", 0, "at save 2"),
