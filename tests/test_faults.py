@@ -2,8 +2,8 @@
 
 What the other tests do already is left out here: kills and signals of one process
 (test_run) and of several, layouts (test_processes), checkpoints file by file
-(test_checkpoint), images
-(test_odd_images), pickles (test_weights_pickles), ImageNet (test_prepare).
+(test_checkpoint), images (test_odd_images), pickles (test_weights_pickles), ImageNet
+(test_prepare).
 """
 
 import random
