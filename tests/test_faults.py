@@ -28,7 +28,6 @@ SHORT = (
     ("R8", 0, "empty"),
     ("R11", 0, "no coordinator"),
     ("R11", 0, "two and three processes"),
-    ("R12", 0, "the reader of process 1 hangs"),
     ("R12", 0, "process 1 is stopped"),
     ("R13", 0, "on one of four devices"),
     ("R15", 0, "label 4294967296"),
