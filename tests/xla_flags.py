@@ -1,4 +1,4 @@
-"""Flags of the compiler for tests, whose time is mostly compiling; imports nothing."""
+"""Flags of the compiler for tests, which compile a lot; imports nothing."""
 
 # Without most of its optimizations.
 QUICK = (
