@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from nfnets.training import checkpoint
 
 # No file may grow beyond this; the metrics stay below, a checkpoint does not.
 FULL_AT_BYTES = 24_000
+DISK_BYTES = 4 << 20
 DAMAGES = ("truncate", "empty", "delete", "flip")
 Arrays = Mapping[str, np.ndarray]
 
@@ -45,6 +48,43 @@ def full_at_save(lab: Lab, workdir: Path, before: int) -> int:
     assert not list((workdir / "checkpoints").glob("*tmp*"))
     assert_same_run(workdir, lab.reference(*TINY_FLAGS))
     return 1
+
+
+def on_small_disk(lab: Lab, directory: Path) -> int:
+    """A file system of its own that somebody else fills, and has space again later.
+
+    A failed save is survived; a row that cannot be written ends the run, which goes on
+    then. No trial where this user may not mount one.
+    """
+    disk, output = directory / "disk", directory / "output.txt"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        return 0
+    try:
+        workdir, filler = disk / "run", disk / "filler"
+        flags = (*TINY_FLAGS, f"--workdir={workdir}")
+        process = lab.program.start(*flags, output=output)
+        wait_until(lambda: saved_steps(workdir), [process])
+        fill(filler)
+        wait_until(
+            lambda: process.poll() is not None or "could not" in output.read_text(), ()
+        )
+        filler.unlink()
+        status, said = process.wait(), output.read_text()
+        assert ("could not save", "cannot write")[status // 2] in said, (status, said)
+        assert not list((workdir / "checkpoints").glob("*tmp*"))
+        run_again(lab, lab.reference(*TINY_FLAGS), workdir, TINY_FLAGS)
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    return 1
+
+
+def fill(file: Path) -> None:
+    """Writes until the disk is full."""
+    with file.open("wb", buffering=0) as opened, contextlib.suppress(OSError):
+        while True:
+            opened.write(bytes(4096))
 
 
 def number_of_saves(workdir: Path) -> int:
@@ -76,6 +116,7 @@ def full_disks(lab: Lab, count: int) -> Iterator[Trial]:
             f"at save {before + 1}",
             lambda workdir, before=before: full_at_save(lab, workdir, before),
         )
+    yield Trial("on a small disk", lambda directory: on_small_disk(lab, directory))
     yield Trial("at three saves", lambda workdir: full_for_good(lab, workdir))
 
 

@@ -14,6 +14,9 @@ from real_program import SMALL_FLAGS, Process, rows_of, wait_until
 
 # Longer than compiling takes on a busy machine.
 WATCHDOG_S = 40
+# Without a row for so long, nothing is trained any more.
+QUIET_S = 5
+ONLY_STEPS = ("--config.eval.every_epochs=100", "--config.checkpoint_every_steps=1000")
 
 
 def block(folder: Path) -> None:
@@ -41,6 +44,7 @@ def pair_in_trouble(
     trouble: Callable[[Path, list[Process]], None],
     limit_s: float,
     message: str,
+    *flags: str,
 ) -> list[int]:
     """Two processes train, each on its own copy of the images, until ``trouble``.
 
@@ -60,6 +64,7 @@ def pair_in_trouble(
         "--config.eval.every_epochs=2",
         f"--config.watchdog_minutes={WATCHDOG_S / 60}",
         f"--heartbeat_s={HEARTBEAT_S}",
+        *flags,
         cwds=homes,
         outputs=outputs,
     )
@@ -76,13 +81,31 @@ def pair_in_trouble(
     return statuses
 
 
+def hang(images: Path, workdir: Path, started: list[Process]) -> None:
+    """Blocks the reader, and waits until what it had read ahead was trained on."""
+    block(images / "train")
+    seen, since = -1, time.monotonic()
+
+    def is_quiet() -> bool:
+        nonlocal seen, since
+        rows = len(rows_of(workdir))
+        if rows != seen:
+            seen, since = rows, time.monotonic()
+        return time.monotonic() - since > QUIET_S
+
+    wait_until(is_quiet, started)
+
+
 def loader_hangs(lab: Lab, directory: Path) -> int:
     statuses = pair_in_trouble(
         lab,
         directory,
-        lambda folder, _: block(folder / "home_1" / "images" / "train"),
-        WATCHDOG_S,
+        lambda folder, started: hang(
+            folder / "home_1" / "images", folder / "run", started
+        ),
+        WATCHDOG_S - QUIET_S,
         "where every thread waits",
+        *ONLY_STEPS,
     )
     assert 76 in statuses, statuses
     return 1
@@ -121,14 +144,14 @@ def alone_hangs(lab: Lab, directory: Path) -> int:
         f"--config.data.source=folder:{images}",
         "--config.num_epochs=100",
         f"--config.watchdog_minutes={WATCHDOG_S / 60}",
+        *ONLY_STEPS,
         output=output,
     )
     wait_until(lambda: len(rows_of(workdir)) >= 3, [process])
-    block(images / "train")
-    begun = time.monotonic()
-    statuses = all_gone([process], WATCHDOG_S + GRACE_S)
+    hang(images, workdir, [process])
+    statuses = all_gone([process], WATCHDOG_S - QUIET_S + GRACE_S)
     said = output.read_text()
-    assert statuses == [76], (statuses, said, time.monotonic() - begun)
+    assert statuses == [76], (statuses, said)
     assert "nothing was finished for" in said
     assert "Thread" in said
     return 1

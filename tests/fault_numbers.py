@@ -60,6 +60,20 @@ def batch_of(seed: int) -> dict[str, np.ndarray]:
     return {"image": images.astype(np.float32), "label": labels}
 
 
+def replicas_stay_equal() -> int:
+    """After 5, 10, 15 and 20 steps all four devices hold the same bits."""
+    step, state = four_device_step()
+    for number in range(1, 21):
+        state, _ = step(state, batch_of(number))
+        if number % 5 == 0:
+            for leaf in jax.tree.leaves(state):
+                first, *others = (np.asarray(s.data) for s in leaf.addressable_shards)
+                assert len(others) == NUM_DEVICES - 1
+                for other in others:
+                    np.testing.assert_array_equal(other, first)
+    return 1
+
+
 def bad_value_on_one_device(value: float) -> int:
     """Good, bad, good: parameters, momentum and averages are those of good, good.
 

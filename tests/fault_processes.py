@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from fault_disk import arrays_of
+from fault_numbers import replicas_stay_equal
 from fault_trials import GRACE_S, HEARTBEAT_S, Lab, Row, Trial, all_gone
+from helpers import ROOT
 from real_program import (
     SMALL_FLAGS,
     Process,
@@ -85,10 +87,17 @@ def same_layouts(lab: Lab, count: int) -> Iterator[Trial]:
             f"{processes} x {devices} trains as 1 x 4",
             lambda _, p=processes, d=devices: same_training(lab, p, d),
         )
+    yield Trial("four replicas in 20 steps", lambda _: replicas_stay_equal())
 
 
 def start_alone(
-    lab: Lab, directory: Path, port: int, index: int, *flags: str, count: int = 2
+    lab: Lab,
+    directory: Path,
+    port: int,
+    index: int,
+    *flags: str,
+    count: int = 2,
+    **variables: str,
 ) -> Process:
     """Starts one of two processes, which join for some seconds only."""
     address = f"127.0.0.1:{port}"
@@ -102,6 +111,7 @@ def start_alone(
         f"--heartbeat_s={HEARTBEAT_S}",
         *flags,
         output=directory / f"output_{index}_{count}_{len(flags)}.txt",
+        **variables,
     )
 
 
@@ -123,6 +133,21 @@ def do_not_start(
     assert re.search(message, said()), said()
     assert not (directory / "run" / "metrics.jsonl").exists()
     return 1
+
+
+def other_code(lab: Lab, directory: Path, limit_s: float) -> int:
+    """One file of process 1's code has another comment."""
+    copy = directory / "copy"
+    for package in ("nfnets", "effnetv2", "resnet_rs"):
+        shutil.copytree(ROOT / package, copy / package)
+    with (copy / "nfnets" / "training" / "lamb.py").open("a") as file:
+        file.write("# Changed.\n")
+    port = free_port()
+    started = [
+        start_alone(lab, directory, port, 0),
+        start_alone(lab, directory, port, 1, PYTHONPATH=str(copy)),
+    ]
+    return do_not_start(directory, started, "do not have the same code", limit_s)
 
 
 def failed_starts(lab: Lab, count: int) -> Iterator[Trial]:
@@ -164,6 +189,9 @@ def failed_starts(lab: Lab, count: int) -> Iterator[Trial]:
         (0, 2),
         (1, 2, "--config.seed=1"),
     )
+    yield Trial(
+        "different code", lambda directory: other_code(lab, directory, 3 * limit)
+    )
 
 
 ROWS = (
@@ -177,15 +205,16 @@ ROWS = (
     Row(
         "R10",
         "1 x 1 and 2 x 2 train as 1 x 4 (29 steps): logged numbers within a relative "
-        "1e-5, parameters within 1e-6",
-        2,
+        "1e-5, parameters within 1e-6; the four replicas of one process stay equal, to "
+        "the last bit",
+        3,
         same_layouts,
     ),
     Row(
         "R11",
-        "no coordinator, no peer, other counts, an id twice, other settings: an error "
-        "that names the cause; those who wait end within their limit + 10 s",
-        5,
+        "no coordinator, no peer, other counts, an id twice, other settings or code: "
+        "an error that names the cause; those who wait end within their limit + 10 s",
+        6,
         failed_starts,
     ),
 )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
+import effnetv2
+import nfnets
+import resnet_rs
+from nfnets.data.backends import choose_backend
 from nfnets.data.sources import Source, open_source
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, processes
@@ -43,6 +48,18 @@ def digest_of(label_sets: np.ndarray | None) -> str | None:
     return None if label_sets is None else checkpoint.digest(label_sets)
 
 
+def digest_of_code() -> str:
+    """Sha256 of the Python files of our packages, by name, wherever they lie."""
+    digest = hashlib.sha256()
+    for package in (nfnets, effnetv2, resnet_rs):
+        root = Path(package.__path__[0])
+        for file in sorted(root.rglob("*.py")):
+            text = file.read_bytes()
+            digest.update(f"{file.relative_to(root)} {len(text)}\n".encode())
+            digest.update(text)
+    return digest.hexdigest()
+
+
 def check_same_everywhere(
     recipe: Recipe, label_sets: np.ndarray | None, *sources: Source
 ) -> None:
@@ -50,8 +67,10 @@ def check_same_everywhere(
     processes.check_same(
         {
             "config": recipe.to_dict(),
+            "code": digest_of_code(),
             "package versions": versions(),
             "number of devices": len(parallel.devices()),
+            "input backend": choose_backend(recipe.data.backend),
             "data": [hashlib.sha256(s.labels.tobytes()).hexdigest() for s in sources],
             "label sets": digest_of(label_sets),
         }
