@@ -3,7 +3,9 @@
 ``input`` runs our loaders and those of others on the same JPEGs, each in a process of
 its own, pinned to --cores, in several rounds, and prints a Markdown table.
 ``memory`` runs our loader over many batches and prints what it needed at most.
-``step`` times the train steps of several networks or recipes in turns, on this device.
+``step`` times the train steps of several networks or recipes in turns, on this device,
+with memory, compile time and the shares of the device's measured peaks.
+``both`` runs a recipe's loader, its step, and the loop of both, and names the slower.
 
 What is not installed is named, with the command that installs it, and left out.
 The first two are for Linux only. docs/benchmarks.md says what is measured and what came
@@ -59,6 +61,7 @@ def main(argv: Sequence[str]) -> int:
             "input": measure_input,
             "memory": measure_memory,
             "step": measure_steps,
+            "both": measure_both,
         }
         return commands[args.command](args)
     except MeasurementFailed as error:
@@ -95,9 +98,19 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--config", required=True, help="names of configs, separated by ,"
     )
     step.add_argument("--models", default="", help="of one config; default: its own")
-    step.add_argument("--size", type=int, help="pixels; default: the last stage's")
-    step.add_argument("--batch_size", type=int, help="default: the config's")
-    step.add_argument("--json", help="file for all numbers")
+    both = commands.add_parser("both", help="loader, train step, and both together")
+    both.add_argument("--config", required=True, help="the name of a config")
+    both.add_argument("--models", default="", help="one; default: the config's own")
+    both.add_argument("--source", help="data.source; default: the config's")
+    both.add_argument("--data_dir", help="of tfds: sources; default: the config's")
+    both.add_argument("--seconds", type=float, default=4.0, help="of each, 5 times")
+    for command in (step, both):
+        command.add_argument("--size", type=int, help="pixels; default: last stage's")
+        command.add_argument("--batch_size", type=int, help="default: the config's")
+        command.add_argument(
+            "--profile", help="folder for a trace (TensorBoard, XProf)"
+        )
+        command.add_argument("--json", help="file for all numbers")
     for command in (speed, memory):
         command.add_argument("--size", type=int, default=224, help="side, in pixels")
         command.add_argument("--cores", default="0", help="such as 0 or 0,1 or 0-3")
@@ -111,9 +124,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuses counts below 1, and systems without /proc."""
-    if args.command != "step" and not sys.platform.startswith("linux"):
+    if args.command in ("input", "memory") and not sys.platform.startswith("linux"):
         raise UserError(f"measuring needs Linux's /proc; this is {sys.platform}")
-    for name in ("size", "batches", "batch_size", "rounds"):
+    for name in ("size", "batches", "batch_size", "rounds", "seconds"):
         value = vars(args).get(name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; expected 1 or more")
@@ -194,10 +207,31 @@ def measure_steps(args: argparse.Namespace) -> int:
         image_size=args.size,
         batch_size=args.batch_size,
     )
-    rows = compare_steps(recipes, say)
+    rows = compare_steps(recipes, say, args.profile)
     print(f"\n{format_steps(rows)}")
-    context = {"settings": vars(args), "machine": machine(), "versions": versions()}
-    write_json(args.json, {**context, "rows": [asdict(row) for row in rows]})
+    write_json(args.json, {**surroundings(args), "rows": [asdict(row) for row in rows]})
+    return 0
+
+
+def measure_both(args: argparse.Namespace) -> int:
+    """Measures a recipe's loader, step and loop; returns the exit status."""
+    from nfnets.training.loop_benchmark import format_loop, measure_loop
+    from nfnets.training.step_benchmark import benchmark_recipes
+
+    config = load_config(args.config, CONFIG_DIR)
+    config.data.source = args.source or config.data.source
+    config.data.data_dir = args.data_dir or config.data.data_dir
+    recipe, *others = benchmark_recipes(
+        [config],
+        [name for name in args.models.split(",") if name],
+        image_size=args.size,
+        batch_size=args.batch_size,
+    )
+    if others:
+        raise UserError(f"--models is {args.models}; expected one network")
+    speed = measure_loop(recipe, args.seconds, say, args.profile)
+    print(f"\n{format_loop(f'{recipe.name}: {recipe.model}', speed)}")
+    write_json(args.json, {**surroundings(args), **asdict(speed)})
     return 0
 
 
@@ -225,13 +259,13 @@ def prepare_images(path: str | None, directory: Path) -> dict[str, Any]:
 def describe_run(
     args: argparse.Namespace, description: dict[str, Any]
 ) -> dict[str, Any]:
-    """Settings, images, machine and versions."""
-    return {
-        "settings": vars(args),
-        "images": description,
-        "machine": machine(),
-        "versions": versions(),
-    }
+    """Surroundings and images."""
+    return {**surroundings(args), "images": description}
+
+
+def surroundings(args: argparse.Namespace) -> dict[str, Any]:
+    """Settings, machine and versions."""
+    return {"settings": vars(args), "machine": machine(), "versions": versions()}
 
 
 def headline(context: dict[str, Any]) -> str:

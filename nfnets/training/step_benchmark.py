@@ -1,4 +1,9 @@
-"""Train steps of several networks or recipes, timed in turns with the first one's."""
+"""Train steps of several networks or recipes, timed in turns with the first one's.
+
+Model FLOPs are 6 times the multiply-adds of a forward pass: 2 for each there, and twice
+that for the gradients; what is computed again, or beside the products, is no model FLOP
+(PaLM, 2204.02311, Appendix B).
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,24 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+
 from nfnets import flops
 from nfnets.errors import UserError
 from nfnets.training import parallel
+from nfnets.training.compiled_steps import memory_of, traffic_of
+from nfnets.training.device_peak import DevicePeak, measure_peak
 from nfnets.training.recipe import Recipe
 from nfnets.training.recipe_parts import CONSTANT
-from nfnets.training.step_time import compare, make_timer
+from nfnets.training.step_time import (
+    PreparedStep,
+    StepTime,
+    compare,
+    make_timer,
+    prepare_step,
+)
+
+TRACED_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +44,12 @@ class StepRow:
       milliseconds: per step, median.
       speed: steps per second over the first recipe's, from neighbours in time.
       spread: standard deviation of that ratio over it; 0 for the first.
+      compile_seconds: of the step, tracing included; 0 where its first call compiles.
+      memory_bytes: that the step needs on each device; None where that is not known.
+      model_flops: of a step, over those that the devices could do in that time as
+        matrix products.
+      traffic: bytes that the step reads and writes, as XLA counts them, over those that
+        the devices could copy in that time; None where that is not known.
     """
 
     name: str
@@ -37,6 +60,10 @@ class StepRow:
     milliseconds: float
     speed: float
     spread: float
+    compile_seconds: float
+    memory_bytes: int | None
+    model_flops: float
+    traffic: float | None
 
 
 def benchmark_recipes(
@@ -77,47 +104,69 @@ def benchmark_recipes(
 
 
 def compare_steps(
-    recipes: Sequence[Recipe], log: Callable[[str], None]
+    recipes: Sequence[Recipe], log: Callable[[str], None], profile: str | None = None
 ) -> list[StepRow]:
     """Times every recipe's step in turns with the first one's.
 
     Args:
       recipes: the first is the reference.
       log: is told what is compiled.
+      profile: directory for a trace of some steps of each recipe, for TensorBoard,
+        XProf or Perfetto; None traces nothing.
     """
-    timers = []
+    prepared = []
     for recipe in recipes:
         parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
         log(f"{recipe.name}: {recipe.model}")
-        timers.append(make_timer(recipe, log))
+        prepared.append(prepare_step(recipe, log))
+    peaks = {dtype: measure_peak(dtype) for dtype in {r.dtype for r in recipes}}
+    timers = [make_timer(each) for each in prepared]
     rows = []
-    for recipe, timer in zip(recipes, timers, strict=True):
-        timed = compare(timer, timers[0])
-        model = recipe.create_model()
-        counts = flops.count(model, recipe.train_image_size)
-        is_first = timer is timers[0]
-        rows.append(
-            StepRow(
-                name=f"{recipe.name}: {recipe.model}",
-                params=counts.params,
-                macs=counts.macs,
-                image_size=recipe.train_image_size,
-                batch_size=recipe.batch_size,
-                milliseconds=1000 * timed.seconds,
-                speed=1.0 if is_first else 1 / timed.ratio,
-                spread=0.0 if is_first else timed.spread,
-            )
-        )
+    for number, (recipe, step) in enumerate(zip(recipes, prepared, strict=True)):
+        timed = compare(timers[number], timers[0])
+        rows.append(make_row(recipe, step, timed, peaks[recipe.dtype], number == 0))
+        if profile is not None:
+            with jax.profiler.trace(f"{profile}/{number}_{recipe.model}"):
+                timers[number](TRACED_STEPS)
     return rows
+
+
+def make_row(
+    recipe: Recipe,
+    step: PreparedStep,
+    timed: StepTime,
+    peak: DevicePeak,
+    is_first: bool,
+) -> StepRow:
+    """What is known of a step, put together."""
+    counts = flops.count(recipe.create_model(), recipe.train_image_size)
+    passes = 1 + (recipe.sam.batch_fraction if recipe.sam.rho else 0)
+    model_flops = 6 * passes * counts.macs * recipe.batch_size / parallel.num_devices()
+    traffic = traffic_of(step.step)
+    return StepRow(
+        name=f"{recipe.name}: {recipe.model}",
+        params=counts.params,
+        macs=counts.macs,
+        image_size=recipe.train_image_size,
+        batch_size=recipe.batch_size,
+        milliseconds=1000 * timed.seconds,
+        speed=1.0 if is_first else 1 / timed.ratio,
+        spread=0.0 if is_first else timed.spread,
+        compile_seconds=step.compile_seconds,
+        memory_bytes=memory_of(step.step),
+        model_flops=model_flops / timed.seconds / peak.flops,
+        traffic=None if traffic is None else traffic / timed.seconds / peak.bytes,
+    )
 
 
 def format_steps(rows: Sequence[StepRow]) -> str:
     """The rows as a Markdown table, under a line that names the devices."""
     header = (
         "| recipe: model | parameters (M) | GMACs | px | batch | ms | images/s "
-        "| x the first | spread |"
+        "| x the first | spread | compile, s | memory, GB | model FLOPs, of the peak "
+        "| traffic, of the peak | bound by |"
     )
-    lines = [f"Devices: {parallel.describe()}.", "", header, f"|{'---|' * 9}"]
+    lines = [f"Devices: {parallel.describe()}.", "", header, f"|{'---|' * 14}"]
     for row in rows:
         cells = (
             row.name,
@@ -129,6 +178,18 @@ def format_steps(rows: Sequence[StepRow]) -> str:
             f"{1000 * row.batch_size / row.milliseconds:.1f}",
             f"{row.speed:.2f}",
             f"{row.spread:.0%}",
+            f"{row.compile_seconds:.1f}",
+            "?" if row.memory_bytes is None else f"{row.memory_bytes / 1e9:.2f}",
+            f"{row.model_flops:.1%}",
+            "?" if row.traffic is None else f"{row.traffic:.1%}",
+            bound_by(row),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def bound_by(row: StepRow) -> str:
+    """What takes the larger share of its peak; a guess, which a profile can settle."""
+    if row.traffic is None:
+        return "?"
+    return "arithmetic" if row.model_flops > row.traffic else "memory traffic"
