@@ -47,6 +47,7 @@ from nfnets.benchmark.variants import (
 )
 from nfnets.errors import UserError
 from nfnets.training.config_files import load_config
+from nfnets.training.recipe import Recipe
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 MADE_UP_IMAGES = 300
@@ -98,6 +99,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--config", required=True, help="names of configs, separated by ,"
     )
     step.add_argument("--models", default="", help="of one config; default: its own")
+    step.add_argument("--compare", choices=("timm",), help="each form in a process")
+    step.add_argument("--forms", help="with --compare: of both sides, separated by ,")
+    step.add_argument("--rounds", type=int, default=1, help="with --compare")
+    step.add_argument("--seconds", type=float, default=4.0, help="with --compare: each")
+    step.add_argument("--budget_s", type=float, default=3600.0, help="with --compare")
     both = commands.add_parser("both", help="loader, train step, and both together")
     both.add_argument("--config", required=True, help="the name of a config")
     both.add_argument("--models", default="", help="one; default: the config's own")
@@ -126,10 +132,13 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Refuses counts below 1, and systems without /proc."""
     if args.command in ("input", "memory") and not sys.platform.startswith("linux"):
         raise UserError(f"measuring needs Linux's /proc; this is {sys.platform}")
-    for name in ("size", "batches", "batch_size", "rounds", "seconds"):
+    for name in ("size", "batches", "batch_size", "rounds"):
         value = vars(args).get(name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; expected 1 or more")
+    for name in ("seconds", "budget_s"):
+        if vars(args).get(name, 1) <= 0:
+            raise UserError(f"--{name} is {vars(args)[name]}; expected more than 0")
 
 
 def measure_input(args: argparse.Namespace) -> int:
@@ -195,7 +204,7 @@ def measure_memory(args: argparse.Namespace) -> int:
 
 def measure_steps(args: argparse.Namespace) -> int:
     """Compares train steps with the first one's; returns the exit status."""
-    from nfnets.training.step_benchmark import (
+    from nfnets.step_benchmark.steps import (
         benchmark_recipes,
         compare_steps,
         format_steps,
@@ -207,16 +216,44 @@ def measure_steps(args: argparse.Namespace) -> int:
         image_size=args.size,
         batch_size=args.batch_size,
     )
+    if args.compare is not None:
+        return measure_beside_timm(args, recipes)
     rows = compare_steps(recipes, say, args.profile)
     print(f"\n{format_steps(rows)}")
     write_json(args.json, {**surroundings(args), "rows": [asdict(row) for row in rows]})
     return 0
 
 
+def measure_beside_timm(args: argparse.Namespace, recipes: Sequence[Recipe]) -> int:
+    """Compares our train steps with timm's; returns the exit status."""
+    from nfnets.step_benchmark.peak import measure_peak
+    from nfnets.step_benchmark.side_by_side import (
+        OUR_FORMS,
+        TIMM_FORMS,
+        format_cases,
+        measure_side_by_side,
+    )
+
+    forms = args.forms.split(",") if args.forms else [OUR_FORMS[0], *TIMM_FORMS]
+    cases = measure_side_by_side(
+        recipes,
+        forms,
+        rounds=args.rounds,
+        seconds=args.seconds,
+        budget_s=args.budget_s,
+        log=say,
+    )
+    peak = measure_peak(recipes[0].dtype)
+    print(f"\n{format_cases(cases, peak.flops)}")
+    content = {**surroundings(args), "peak": asdict(peak)}
+    write_json(args.json, {**content, "cases": [asdict(case) for case in cases]})
+    return int(any(case.failure for case in cases))
+
+
 def measure_both(args: argparse.Namespace) -> int:
     """Measures a recipe's loader, step and loop; returns the exit status."""
-    from nfnets.training.loop_benchmark import format_loop, measure_loop
-    from nfnets.training.step_benchmark import benchmark_recipes
+    from nfnets.step_benchmark.loop import format_loop, measure_loop
+    from nfnets.step_benchmark.steps import benchmark_recipes
 
     config = load_config(args.config, CONFIG_DIR)
     config.data.source = args.source or config.data.source

@@ -13,16 +13,16 @@ from helpers import CONFIG_DIR, ROOT
 
 from nfnets import flops
 from nfnets.errors import UserError
-from nfnets.training.config_files import load_config
-from nfnets.training.device_peak import DevicePeak
-from nfnets.training.loop_benchmark import LoopSpeed, format_loop
-from nfnets.training.step_benchmark import (
+from nfnets.step_benchmark.loop import LoopSpeed, format_loop
+from nfnets.step_benchmark.peak import DevicePeak
+from nfnets.step_benchmark.steps import (
     StepRow,
     benchmark_recipes,
     bound_by,
     format_steps,
     make_row,
 )
+from nfnets.training.config_files import load_config
 from nfnets.training.step_time import PreparedStep, StepTime
 
 
@@ -88,7 +88,7 @@ def test_the_loop_is_bound_by_the_slower():
 def test_the_program_measures_loader_and_step_together(tmp_path):
     out, trace = tmp_path / "both.json", tmp_path / "trace"
     command = [sys.executable, ROOT / "experiments" / "benchmark.py", "both"]
-    flags = ["--config=digits", "--seconds=1", "--batch_size=16"]
+    flags = ["--config=digits", "--seconds=0.2", "--batch_size=16"]
     files = [f"--json={out}", f"--profile={trace}"]
     result = subprocess.run([*command, *flags, *files], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -15,9 +15,9 @@ import jax
 
 from nfnets import flops
 from nfnets.errors import UserError
+from nfnets.step_benchmark.peak import DevicePeak, measure_peak
 from nfnets.training import parallel
 from nfnets.training.compiled_steps import memory_of, traffic_of
-from nfnets.training.device_peak import DevicePeak, measure_peak
 from nfnets.training.recipe import Recipe
 from nfnets.training.recipe_parts import CONSTANT
 from nfnets.training.step_time import (
