@@ -18,7 +18,6 @@ the command, which one line says.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from typing import Any
 from nfnets.benchmark import images as image_set
 from nfnets.benchmark.job import Job
 from nfnets.benchmark.memory import format_memory
-from nfnets.benchmark.report import machine, versions
+from nfnets.benchmark.report import say, surroundings, write_json
 from nfnets.benchmark.runner import (
     MeasurementFailed,
     parse_cores,
@@ -46,8 +45,6 @@ from nfnets.benchmark.variants import (
     missing_packages,
 )
 from nfnets.errors import UserError
-from nfnets.training.config_files import load_config
-from nfnets.training.recipe import Recipe
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 MADE_UP_IMAGES = 300
@@ -62,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             "input": measure_input,
             "memory": measure_memory,
             "step": measure_steps,
-            "both": measure_both,
+            "both": measure_steps,
         }
         return commands[args.command](args)
     except MeasurementFailed as error:
@@ -99,6 +96,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--config", required=True, help="names of configs, separated by ,"
     )
     step.add_argument("--models", default="", help="of one config; default: its own")
+    step.add_argument("--inference", action="store_true", help="at the test size")
+    step.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: own")
     step.add_argument("--compare", choices=("timm",), help="each form in a process")
     step.add_argument("--forms", help="with --compare: of both sides, separated by ,")
     step.add_argument("--rounds", type=int, default=1, help="with --compare")
@@ -203,73 +202,13 @@ def measure_memory(args: argparse.Namespace) -> int:
 
 
 def measure_steps(args: argparse.Namespace) -> int:
-    """Compares train steps with the first one's; returns the exit status."""
-    from nfnets.step_benchmark.steps import (
-        benchmark_recipes,
-        compare_steps,
-        format_steps,
-    )
+    """Times train steps, alone or with their input; returns the exit status."""
+    # JAX would take the devices, which are for the processes that `input` starts.
+    from nfnets.step_benchmark.commands import run_both, run_step
+    from nfnets.training.config_files import load_config
 
-    recipes = benchmark_recipes(
-        [load_config(name, CONFIG_DIR) for name in args.config.split(",")],
-        [name for name in args.models.split(",") if name],
-        image_size=args.size,
-        batch_size=args.batch_size,
-    )
-    if args.compare is not None:
-        return measure_beside_timm(args, recipes)
-    rows = compare_steps(recipes, say, args.profile)
-    print(f"\n{format_steps(rows)}")
-    write_json(args.json, {**surroundings(args), "rows": [asdict(row) for row in rows]})
-    return 0
-
-
-def measure_beside_timm(args: argparse.Namespace, recipes: Sequence[Recipe]) -> int:
-    """Compares our train steps with timm's; returns the exit status."""
-    from nfnets.step_benchmark.peak import measure_peak
-    from nfnets.step_benchmark.side_by_side import (
-        OUR_FORMS,
-        TIMM_FORMS,
-        format_cases,
-        measure_side_by_side,
-    )
-
-    forms = args.forms.split(",") if args.forms else [OUR_FORMS[0], *TIMM_FORMS]
-    cases = measure_side_by_side(
-        recipes,
-        forms,
-        rounds=args.rounds,
-        seconds=args.seconds,
-        budget_s=args.budget_s,
-        log=say,
-    )
-    peak = measure_peak(recipes[0].dtype)
-    print(f"\n{format_cases(cases, peak.flops)}")
-    content = {**surroundings(args), "peak": asdict(peak)}
-    write_json(args.json, {**content, "cases": [asdict(case) for case in cases]})
-    return int(any(case.failure for case in cases))
-
-
-def measure_both(args: argparse.Namespace) -> int:
-    """Measures a recipe's loader, step and loop; returns the exit status."""
-    from nfnets.step_benchmark.loop import format_loop, measure_loop
-    from nfnets.step_benchmark.steps import benchmark_recipes
-
-    config = load_config(args.config, CONFIG_DIR)
-    config.data.source = args.source or config.data.source
-    config.data.data_dir = args.data_dir or config.data.data_dir
-    recipe, *others = benchmark_recipes(
-        [config],
-        [name for name in args.models.split(",") if name],
-        image_size=args.size,
-        batch_size=args.batch_size,
-    )
-    if others:
-        raise UserError(f"--models is {args.models}; expected one network")
-    speed = measure_loop(recipe, args.seconds, say, args.profile)
-    print(f"\n{format_loop(f'{recipe.name}: {recipe.model}', speed)}")
-    write_json(args.json, {**surroundings(args), **asdict(speed)})
-    return 0
+    run = run_step if args.command == "step" else run_both
+    return run(args, lambda name: load_config(name, CONFIG_DIR))
 
 
 def job_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -297,12 +236,7 @@ def describe_run(
     args: argparse.Namespace, description: dict[str, Any]
 ) -> dict[str, Any]:
     """Surroundings and images."""
-    return {**surroundings(args), "images": description}
-
-
-def surroundings(args: argparse.Namespace) -> dict[str, Any]:
-    """Settings, machine and versions."""
-    return {"settings": vars(args), "machine": machine(), "versions": versions()}
+    return {**surroundings(vars(args)), "images": description}
 
 
 def headline(context: dict[str, Any]) -> str:
@@ -328,17 +262,6 @@ def say_left_out(wanted: Sequence[Variant], left_out: dict[str, list[str]]) -> N
             lines[variant.loader] = f"no module {modules}; {variant.install}"
     for loader, reason in lines.items():
         print(f"left out: {loader}: {reason}", flush=True)
-
-
-def write_json(path: str | None, content: dict[str, Any]) -> None:
-    """Writes all numbers where --json says."""
-    if path is not None:
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def say(message: str) -> None:
-    """Progress, beside the table on stdout."""
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

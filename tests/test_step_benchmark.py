@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ from nfnets.step_benchmark.steps import (
     StepRow,
     benchmark_recipes,
     bound_by,
+    compare_steps,
     format_steps,
     make_row,
 )
@@ -66,13 +68,14 @@ def test_the_tables_numbers_by_hand():
 def test_model_flops_by_hand():
     (recipe,) = recipes(["digits"], image_size=8, batch_size=48)
     macs = flops.count(recipe.create_model(), 8).macs
-    step = PreparedStep(step=None, state=None, batch={}, compile_seconds=1.5)
+    # 2 operations a multiply-add forward, 4 backward.
+    step = PreparedStep(None, None, {}, 1.5, image_size=8, flops_per_mac=6)
     timed = StepTime(seconds=0.5, reference_seconds=1.0, ratio=0.5, spread=0.1)
     peak = DevicePeak(flops=1e9, bytes=1e9)
     row = make_row(recipe, step, timed, peak, is_first=False)
     assert row.speed == 2.0
     num_devices = jax.device_count()
-    # 2 operations a multiply-add forward, 4 backward; 5e8 in half a second.
+    # The peak is 5e8 in half a second.
     assert row.model_flops == 6 * macs * 48 / num_devices / 5e8
     assert (row.memory_bytes, row.traffic) == (None, None)
     assert bound_by(row) == "?"
@@ -96,6 +99,17 @@ def test_the_program_measures_loader_and_step_together(tmp_path):
     assert min(found["input"], found["step"], found["both"]) > 0
     assert 0 <= found["waiting"] < 1
     assert list(trace.rglob("*.xplane.pb"))
+
+
+def test_inference_is_timed_at_the_test_size():
+    (recipe,) = recipes(["digits"], image_size=8, batch_size=8)
+    recipe = dataclasses.replace(
+        recipe, eval=dataclasses.replace(recipe.eval, image_size=12)
+    )
+    (row,) = compare_steps([recipe], print, inference=True)
+    assert row.image_size == 12
+    assert row.macs == flops.count(recipe.create_model(), 12).macs
+    assert row.milliseconds > 0
 
 
 def test_the_program_prints_a_row_for_each():

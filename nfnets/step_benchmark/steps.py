@@ -1,8 +1,7 @@
-"""Train steps of several networks or recipes, timed in turns with the first one's.
+"""Steps of several networks or recipes, timed in turns with the first one's.
 
-Model FLOPs are 6 times the multiply-adds of a forward pass: 2 for each there, and twice
-that for the gradients; what is computed again, or beside the products, is no model FLOP
-(PaLM, 2204.02311, Appendix B).
+Model FLOPs are counted as in PaLM (2204.02311, Appendix B): what is computed again, or
+beside convolutions and matrix products, is none.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import jax
 
 from nfnets import flops
 from nfnets.errors import UserError
+from nfnets.step_benchmark.inference import prepare_inference
 from nfnets.step_benchmark.peak import DevicePeak, measure_peak
 from nfnets.training import parallel
 from nfnets.training.compiled_steps import memory_of, traffic_of
@@ -38,8 +38,8 @@ class StepRow:
     Attributes:
       name: of config and model.
       params: number of parameters.
-      macs: multiply-adds of the forward pass, for one image of the size trained on.
-      image_size: that size, pixels.
+      macs: multiply-adds of the forward pass, for one image of the size below.
+      image_size: pixels, trained on or tested with.
       batch_size: images per step.
       milliseconds: per step, median.
       speed: steps per second over the first recipe's, from neighbours in time.
@@ -72,6 +72,7 @@ def benchmark_recipes(
     *,
     image_size: int | None,
     batch_size: int | None,
+    dtype: str | None = None,
 ) -> list[Recipe]:
     """The recipes to time, without progressive learning: at their last stage.
 
@@ -80,6 +81,7 @@ def benchmark_recipes(
       models: networks under the one config; none takes each config's own.
       image_size: pixels, None the recipe's.
       batch_size: images per step, None the recipe's.
+      dtype: of convolutions and activations, None the recipe's.
 
     Raises:
       UserError: models for several configs, or a value that a recipe cannot have.
@@ -92,25 +94,30 @@ def benchmark_recipes(
     for config in configs:
         for model in models or [config.model]:
             recipe = Recipe.from_config(config)
-            changed = dataclasses.replace(
-                recipe,
-                model=model,
-                progressive=CONSTANT,
-                image_size=image_size or recipe.image_size,
-                batch_size=batch_size or recipe.batch_size,
-            )
-            recipes.append(Recipe.from_config(changed.to_dict()))
+            changes = {
+                "model": model,
+                "image_size": image_size or recipe.image_size,
+                "batch_size": batch_size or recipe.batch_size,
+                "dtype": dtype or recipe.dtype,
+            }
+            changed = dataclasses.replace(recipe, progressive=CONSTANT)
+            recipes.append(Recipe.from_config(changed.to_dict() | changes))
     return recipes
 
 
 def compare_steps(
-    recipes: Sequence[Recipe], log: Callable[[str], None], profile: str | None = None
+    recipes: Sequence[Recipe],
+    log: Callable[[str], None],
+    profile: str | None = None,
+    *,
+    inference: bool = False,
 ) -> list[StepRow]:
     """Times every recipe's step in turns with the first one's.
 
     Args:
       recipes: the first is the reference.
       log: is told what is compiled.
+      inference: whether the forward pass at the test size is timed, not the train step.
       profile: directory for a trace of some steps of each recipe, for TensorBoard,
         XProf or Perfetto; None traces nothing.
     """
@@ -118,7 +125,8 @@ def compare_steps(
     for recipe in recipes:
         parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
         log(f"{recipe.name}: {recipe.model}")
-        prepared.append(prepare_step(recipe, log))
+        prepare = prepare_inference if inference else prepare_step
+        prepared.append(prepare(recipe, log))
     peaks = {dtype: measure_peak(dtype) for dtype in {r.dtype for r in recipes}}
     timers = [make_timer(each) for each in prepared]
     rows = []
@@ -139,15 +147,15 @@ def make_row(
     is_first: bool,
 ) -> StepRow:
     """What is known of a step, put together."""
-    counts = flops.count(recipe.create_model(), recipe.train_image_size)
-    passes = 1 + (recipe.sam.batch_fraction if recipe.sam.rho else 0)
-    model_flops = 6 * passes * counts.macs * recipe.batch_size / parallel.num_devices()
+    counts = flops.count(recipe.create_model(), step.image_size)
+    images = recipe.batch_size / parallel.num_devices()
+    model_flops = step.flops_per_mac * counts.macs * images
     traffic = traffic_of(step.step)
     return StepRow(
         name=f"{recipe.name}: {recipe.model}",
         params=counts.params,
         macs=counts.macs,
-        image_size=recipe.train_image_size,
+        image_size=step.image_size,
         batch_size=recipe.batch_size,
         milliseconds=1000 * timed.seconds,
         speed=1.0 if is_first else 1 / timed.ratio,

@@ -64,14 +64,19 @@ class PreparedStep:
       batch: random pixels and labels, on the host; device axis first.
       compile_seconds: tracing included; 0 with several processes, where the first call
         compiles.
+      image_size: pixels.
+      flops_per_mac: floating-point operations per multiply-add of a forward pass: 2 for
+        that pass, and twice as many for gradients.
     """
 
     step: Any
-    state: TrainState
+    state: Any
     batch: dict[str, np.ndarray]
     compile_seconds: float
+    image_size: int
+    flops_per_mac: float
 
-    def placed_state(self) -> TrainState:
+    def placed_state(self) -> Any:
         """A copy of the state on the devices, for the step to take over."""
         return parallel.place_state(jax.tree.map(np.copy, self.state))
 
@@ -96,8 +101,14 @@ def prepare_step(recipe: Recipe, log: Callable[[str], None]) -> PreparedStep:
     log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
     variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
     state = jax.device_get(first_state(variables))
+    ascent = recipe.sam.batch_fraction if recipe.sam.rho else 0.0
     return PreparedStep(
-        compiled.step, state, random_batch(recipe, stage), compiled.seconds
+        compiled.step,
+        state,
+        random_batch(recipe, stage),
+        compiled.seconds,
+        image_size=stage.image_size,
+        flops_per_mac=6 * (1 + ascent),
     )
 
 
