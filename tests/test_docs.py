@@ -6,12 +6,13 @@ import sys
 
 import pytest
 from golden_counts import outside_counts
-from helpers import ROOT
+from helpers import CONFIG_DIR, ROOT
 
 from nfnets.flops import Counts
 from nfnets.model_table import NETWORK_COLUMNS, markdown_line, network_record
 from nfnets.published import published
-from nfnets.registry import list_models
+from nfnets.registry import get_variant, list_models
+from nfnets.training.config_files import list_configs
 
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -82,6 +83,39 @@ def test_readme_shows_what_is_published(model):
 
 def test_readme_table_has_every_model():
     assert sorted(ROWS) == list_models()
+
+
+CARDS = sorted((ROOT / "docs" / "models").glob("*.md"))
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda path: path.stem)
+def test_model_cards_name_what_exists(card):
+    text = card.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", text)
+    assert [link for link in links if not (card.parent / link).exists()] == []
+    recipes = text.split("| config | recipe |")[1].split("\n\n")[0]
+    first_cells = re.findall(r"^\| (`.*?) \|", recipes, re.MULTILINE)
+    configs = re.findall(r"`(\w+)`", "".join(first_cells))
+    assert configs
+    assert set(configs) <= set(list_configs(CONFIG_DIR))
+
+
+@pytest.mark.parametrize(
+    ("card", "pattern"), [("effnetv2", "effnet*"), ("resnet_rs", "resnet_rs*")]
+)
+def test_model_cards_show_every_published_accuracy(card, pattern):
+    text = (ROOT / "docs" / "models" / f"{card}.md").read_text(encoding="utf-8")
+    expected = []
+    for model in list_models(pattern):
+        for row in published(model):
+            px = row.image_size or get_variant(model).eval_size
+            if row.top1 is not None:
+                expected.append(
+                    f"| `{model}` | {px} | {row.top1} | {row.training} "
+                    f"| {row.source.name} |"
+                )
+    shown = re.findall(r"^\| `\w+` \| \d+ \|.*$", text, re.MULTILINE)
+    assert sorted(shown) == sorted(expected)
 
 
 def test_every_deliberate_difference_is_in_the_readme():
