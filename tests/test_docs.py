@@ -1,5 +1,6 @@
 """What the documentation shows must run, and what it lists must exist."""
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -116,6 +117,13 @@ def test_model_cards_show_every_published_accuracy(card, pattern):
                 )
     shown = re.findall(r"^\| `\w+` \| \d+ \|.*$", text, re.MULTILINE)
     assert sorted(shown) == sorted(expected)
+
+
+def test_api_page_names_modules_that_exist():
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    modules = re.findall(r"`((?:nfnets|effnetv2|resnet_rs)\.[\w.]+)`", text)
+    assert len(modules) > 8
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
 
 
 def test_every_deliberate_difference_is_in_the_readme():
