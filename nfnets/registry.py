@@ -72,8 +72,13 @@ def small_image_overrides(name: str) -> dict[str, Any]:
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of all models that match the shell pattern, sorted."""
-    names = [name for f in FAMILIES for name in importlib.import_module(f).VARIANTS]
+    names = [name for family in FAMILIES for name in models_of(family)]
     return sorted(fnmatch.filter(names, pattern))
+
+
+def models_of(family: str) -> list[str]:
+    """Names of a family's models, in the order of its table."""
+    return list(importlib.import_module(family).VARIANTS)
 
 
 def family_of(name: str) -> str:

@@ -81,7 +81,7 @@ def test_parameters_and_macs(name, golden):
     expected, row = golden("timm_regnet_vit")["counts"][name], get_variant(name)
     assert (row.train_size, row.eval_size, row.patch) == (224, 224, 16)
     counts = count(create_model(name, num_classes=1000), 224)
-    assert counts == (expected["params"], expected["macs_224"])
+    assert counts[:2] == (expected["params"], expected["macs_224"])
     rates = stochastic_depth_rates(row.depth, expected["drop_path_rate"])
     np.testing.assert_allclose(rates, expected["drop_path"], rtol=1e-6)
 

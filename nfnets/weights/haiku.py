@@ -1,6 +1,6 @@
 """Parameters under the names of the official Haiku release, to our variables and back.
 
-An official name is "<module>/<parameter>", e.g. ``NFNet/~/nf_block_3/~/conv1/w``.
+An official name is ``MODULE/PARAMETER``, e.g. ``NFNet/~/nf_block_3/~/conv1/w``.
 Kernels are HWIO and matrices [in, out] on both sides, so only names differ; BatchNorm's
 arrays are [1, 1, 1, C] there and [C] here, and its running averages have a state of
 three arrays there, of which ours is the ``average``.

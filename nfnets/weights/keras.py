@@ -1,6 +1,6 @@
 """Parameters under the names of keras.applications, to our variables.
 
-An array's name is "<layer>/<variable>", such as ``block1a_project_conv/kernel``.
+An array's name is ``LAYER/VARIABLE``, such as ``block1a_project_conv/kernel``.
 Kernels are HWIO on both sides, but depthwise ones [kh, kw, C, 1], and squeeze-excite
 layers are 1x1 convolutions there and matrices here.
 """
@@ -89,7 +89,7 @@ def convert_keras(
     Args:
       model_name: EfficientNet B0 to B7 or EfficientNetV2 B0 to B3, S, M, L, under our
         name; the classes are counted in the arrays.
-      arrays: "<layer>/<variable>" to array; all of them, nothing else but the layers
+      arrays: ``LAYER/VARIABLE`` to array; all of them, nothing else but the layers
         that normalise the input, which are left out. Names with ":0" at the end, as
         TensorFlow has them, are the same.
       overrides: fields of the model's row that it was trained with.
