@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
-import xla_flags
 from etils import epath
-from helpers import ROOT, with_changes
+from helpers import run_script, with_changes
 from PIL import Image
 from saved_run import CLASSES, PIXELS, RECIPE, network, save_run
 
@@ -376,22 +373,7 @@ def test_a_missing_folder_of_v2_is_noticed(made, tmp_path):
 def program(tmp_path_factory):
     """Runs experiments/evaluate.py on one device; gives (status, stdout, stderr)."""
     cache = tmp_path_factory.mktemp("compiled")
-    environment = os.environ | {
-        "XLA_FLAGS": xla_flags.devices(1),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
-
-    def run(*flags: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, ROOT / "experiments" / "evaluate.py", *flags],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    return run
+    return functools.partial(run_script, "evaluate.py", cache=cache)
 
 
 def test_three_sets_by_one_command(made, program, tmp_path):
