@@ -74,7 +74,7 @@ setup(
         "nfnets.weights",
         "resnet_rs",
     ],
-    package_data={"nfnets": ["py.typed"]},
+    package_data={"nfnets": ["py.typed"], "nfnets.data": ["imagenet_classes.txt"]},
     ext_modules=[
         Extension(
             f"{NATIVE.replace('/', '.')}._native",
