@@ -1,24 +1,32 @@
-"""The script that converts weights: what it writes, and how it refuses."""
+"""The command about files of weights: what it says and writes, how it refuses."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from golden_fill import golden_arrays
-from helpers import ROOT, TINY
+from helpers import ROOT, TINY, tiny_recipe
 from official_pickle import official_pickle
 
-from nfnets import nfnet, registry
+from nfnets import command_line, nfnet, registry
+from nfnets.initialize import init_variables
+from nfnets.training import checkpoint, workdir
+from nfnets.training.optimizer import make_optimizer
+from nfnets.training.state import init_state
 from nfnets.weights import convert_haiku, export_haiku, load_weights
 from nfnets.weights.haiku import official_shapes
+from nfnets.weights.keras import keras_shapes
+from nfnets.weights.timm import timm_shapes
 
-SCRIPT = ROOT / "experiments" / "convert_weights.py"
+SCRIPT = ROOT / "experiments" / "weights.py"
 NAME = "nfnet_tiny"
 
 
@@ -31,10 +39,12 @@ def tiny_model(monkeypatch):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("convert_weights", SCRIPT)
+    spec = importlib.util.spec_from_file_location("weights_command", SCRIPT)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their annotations
     spec.loader.exec_module(module)
-    return module
+    yield module
+    del sys.modules[spec.name]
 
 
 @pytest.fixture
@@ -43,17 +53,33 @@ def arrays():
 
 
 @pytest.fixture
-def convert(script, tmp_path, arrays, capsys):
-    """Runs the script on an official file; gives its status and what it printed."""
-    weights = tmp_path / "F0_haiku.npz"
-    weights.write_bytes(official_pickle(arrays))
+def call(script, capsys):
+    """Runs the command; gives its status and what it printed."""
+
+    def run(*arguments):
+        status = script.main([str(argument) for argument in arguments])
+        return status, capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def official(tmp_path, arrays):
+    """A file of the official form."""
+    file = tmp_path / "F0_haiku.npz"
+    file.write_bytes(official_pickle(arrays))
+    return file
+
+
+@pytest.fixture
+def convert(call, tmp_path, official):
+    """Converts that file to ours."""
 
     def run(*more: str):
         out = tmp_path / "tiny.safetensors"
-        given = {"--model": NAME, "--weights": str(weights), "--out": str(out)}
-        arguments = [f"{key}={value}" for key, value in given.items()]
-        status = script.main([*arguments, *more])
-        return status, capsys.readouterr()
+        given = {"model": NAME, "weights": official, "out": out, "to": "ours"}
+        arguments = [f"--{key}={value}" for key, value in given.items()]
+        return call("convert", *arguments, *more)
 
     return run
 
@@ -61,8 +87,10 @@ def convert(script, tmp_path, arrays, capsys):
 def test_what_is_written(convert, tmp_path, arrays):
     status, printed = convert("--metadata=top1=0.836", "--metadata", "note=a=b")
     assert status == 0
-    assert f"F0_haiku.npz: {len(arrays)} arrays, " in printed.out
+    assert f"F0_haiku.npz: {NAME}, {len(arrays)} arrays, " in printed.out
     assert ", 7 classes\n" in printed.out
+    written = (tmp_path / "tiny.safetensors").read_bytes()
+    assert printed.out.endswith(f"sha256 {hashlib.sha256(written).hexdigest()}\n")
     loaded = load_weights(NAME, tmp_path / "tiny.safetensors")
     expected = convert_haiku(NAME, arrays)
     found = export_haiku(NAME, loaded)
@@ -101,6 +129,7 @@ def test_nothing_is_overwritten_unasked(convert, tmp_path):
         ("--weights=nowhere.npz", "nowhere.npz does not exist"),
         ("--out=/nowhere/a.npz", "should end in .safetensors"),
         ("--out=/nowhere/a.safetensors", "cannot write"),
+        ("--to=timm", "nfnet_tiny has no weights of timm: its dm_nfnet_*"),
     ],
 )
 def test_mistakes_are_one_line(convert, argument, reason):
@@ -118,11 +147,144 @@ def test_numbers_and_words_of_metadata(script):
     assert script.parse_metadata("a=") == ("a", "")
 
 
+def lines_of(printed):
+    """What info printed, by its first words."""
+    pairs = [line.split(maxsplit=1) for line in printed.out.splitlines()]
+    return {key: value for key, value in pairs if not key.startswith("NFNet/")}
+
+
+def test_info_of_an_official_file(call, official, arrays):
+    status, printed = call("info", official, "--list")
+    assert status == 0
+    said = lines_of(printed)
+    assert said["sha256"] == hashlib.sha256(official.read_bytes()).hexdigest()
+    assert said["form"].startswith("pickle")
+    assert said["names"] == "DeepMind's (Haiku)"
+    assert said["arrays"] == f"{len(arrays)}, of which 0 are statistics"
+    total = sum(array.size for array in arrays.values())
+    assert said["params"] == f"{total:,} numbers (without statistics)"
+    assert said["dtypes"] == f"float32 ({len(arrays)})"
+    assert said["fits"] == NAME
+    assert "NFNet/~/stem_conv0/w [3, 3, 3, 8] float32\n" in printed.out
+    _, printed = call("info", official, "--model=nfnet_f0")
+    assert "not the weights of nfnet_f0: " in lines_of(printed)["fits"]
+
+
+def test_info_of_ours_tells_a_changed_file(call, convert, tmp_path):
+    convert("--metadata=top1=0.836")
+    file = tmp_path / "tiny.safetensors"
+    said = lines_of(call("info", file)[1])
+    assert said["sha256"].endswith(" (as tiny.json says)")
+    assert json.loads(said["metadata"])["metadata"]["top1"] == 0.836
+    assert (said["names"], said["fits"]) == ("ours", NAME)
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    said = lines_of(call("info", file)[1])
+    assert said["sha256"].endswith(" (NOT the file that tiny.json describes)")
+    status, printed = call("convert", f"--weights={file}", "--out=a.npz", "--to=haiku")
+    assert status == 2
+    assert "is not the file that tiny.json describes" in printed.err
+    beside = file.with_suffix(".json")
+    changed = json.loads(beside.read_text()) | {"model_overrides": {"num_classes": 3}}
+    beside.write_text(json.dumps(changed))
+    status, printed = call("info", file)
+    assert status == 2
+    assert "its model_overrides should be fields of nfnet_tiny" in printed.err
+    beside.unlink()
+    assert lines_of(call("info", file)[1])["fits"] == NAME
+    status, printed = call("convert", f"--weights={file}", "--out=a.npz", "--to=haiku")
+    assert status == 2
+    assert "does not say of which model it is; give --model=NAME" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "statistics"),
+    [("resnet18", "timm's", 60), ("effnet_b0", "Keras's", 98)],
+)
+def test_info_names_the_one_model_that_fits(model, names, statistics, call, tmp_path):
+    """Shapes alone, of all zeros; the numbers of BatchNorms are the architecture's."""
+    path = tmp_path / "weights.npz"
+    shapes = timm_shapes(model) if names == "timm's" else keras_shapes(model)
+    np.savez(path, **{a.name: np.zeros(a.shape) for a in shapes})
+    said = lines_of(call("info", path)[1])
+    assert (said["form"], said["names"], said["fits"]) == (".npz", names, model)
+    assert said["arrays"] == f"{len(shapes)}, of which {statistics} are statistics"
+
+
+def test_info_of_arrays_of_nobody(call, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.ones(3))
+    said = lines_of(call("info", tmp_path / "a.npz")[1])
+    assert said["names"] == "of a program that is not known here"
+    assert said["fits"].startswith("none of our models")
+    status, printed = call("info", tmp_path)
+    assert status == 2
+    assert "is a directory, but not of a run" in printed.err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A work directory with one checkpoint, and its moving average."""
+    recipe = tiny_recipe(data__num_classes=10)
+    variables = init_variables(recipe.create_model(), jax.random.key(7), 8)
+    state = init_state(
+        variables, make_optimizer(recipe, variables["params"]), keep_ema=True
+    )
+    average = jax.tree.map(lambda x: x + 1, state.params)
+    directory = tmp_path_factory.mktemp("run")
+    workdir.make_writable(directory)
+    workdir.claim(directory, recipe)
+    with checkpoint.open_manager(directory / workdir.CHECKPOINTS, str) as manager:
+        changed = dataclasses.replace(state, ema_params=average)
+        checkpoint.save(manager, changed, {"step": 0}, None)
+        checkpoint.finish(manager)
+    return directory, jax.device_get(average)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_run_gives_its_moving_average(call, run, tmp_path, monkeypatch):
+    # It would also keep the other tests' logs quiet.
+    monkeypatch.setattr(command_line, "quiet_checkpoint_library", lambda: None)
+    directory, average = run
+    said = lines_of(call("info", directory)[1])
+    assert said["form"] == "checkpoint"
+    assert '"weights": "moving average"' in said["metadata"]
+    assert said["fits"].startswith("nfnet_f0 with model_overrides {")
+    out = tmp_path / "a.safetensors"
+    for place in (directory, directory / "checkpoints" / "0"):
+        arguments = (f"--weights={place}", f"--out={out}", "--to=ours", "--overwrite")
+        assert call("convert", *arguments)[0] == 0
+        loaded = load_weights("nfnet_f0", out, overrides=TINY)
+        jax.tree.map(np.testing.assert_array_equal, loaded["params"], average)
+    # The .json of ours says which network it is.
+    haiku = tmp_path / "a.npz"
+    status, _ = call("convert", f"--weights={out}", f"--out={haiku}", "--to=haiku")
+    assert status == 0
+    loaded = load_weights("nfnet_f0", haiku, overrides=TINY)
+    jax.tree.map(np.testing.assert_array_equal, loaded["params"], average)
+    arguments = ("--model=nfnet_f1", f"--weights={directory}", "--out=b", "--to=ours")
+    status, printed = call("convert", *arguments)
+    assert status == 2
+    assert "has the model nfnet_f0, not nfnet_f1" in printed.err
+
+
+def test_metadata_is_for_our_form(call, official, tmp_path):
+    status, printed = call(
+        "convert",
+        f"--model={NAME}",
+        f"--weights={official}",
+        f"--out={tmp_path / 'a.pkl'}",
+        "--to=haiku",
+        "--metadata=top1=1",
+    )
+    assert status == 2
+    assert "--metadata needs --to=ours" in printed.err
+
+
 def test_the_command_itself_ends_without_a_traceback(tmp_path):
     file = tmp_path / "F0_haiku.npz"
     file.write_bytes(b"cposix\nsystem\n(Vecho ran\ntR.")
-    command = [sys.executable, str(SCRIPT), "--model=nfnet_f0", f"--weights={file}"]
-    command.append(f"--out={tmp_path / 'a.safetensors'}")
+    command = [sys.executable, str(SCRIPT), "info", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
