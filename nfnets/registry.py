@@ -18,7 +18,8 @@ if typing.TYPE_CHECKING:
     import flax.linen as nn
 
 # One line per family: a module with VARIANTS (name -> frozen row), SMALL_IMAGES (fields
-# of a row for images of about 32 pixels) and build(row, ...).
+# of a row for images of about 32 pixels), blocks(row, stochastic_depth_rate) with an
+# entry for each residual block, and build(row, ...).
 # This is the only place that knows them; they are imported when first asked for.
 FAMILIES: tuple[str, ...] = (
     "nfnets.nfnet",
@@ -63,6 +64,12 @@ def get_variant(name: str, **overrides: Any) -> Any:
     """
     row = importlib.import_module(family_of(name)).VARIANTS[name]
     return _replace(name, row, overrides)
+
+
+def count_blocks(name: str) -> int:
+    """Number of residual blocks of a model; it is not built for that."""
+    family = importlib.import_module(family_of(name))
+    return len(family.blocks(family.VARIANTS[name], 0.0))
 
 
 def small_image_overrides(name: str) -> dict[str, Any]:
