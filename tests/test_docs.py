@@ -21,7 +21,7 @@ def test_agc_page_runs():
 
 def test_features_page_runs(capsys):
     page = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
-    (example,) = CODE.findall(page)
+    example, _ = CODE.findall(page)
     exec(example, {})
     found = re.search(r"linear probe: ([\d.]+)", capsys.readouterr().out)
     shown = re.search(r"\(([\d.]+) of the test images here", page)

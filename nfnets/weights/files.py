@@ -22,6 +22,7 @@ from flax import traverse_util
 from nfnets.errors import UserError
 from nfnets.flops import abstract_variables, count_params_of
 from nfnets.registry import create_model, get_variant
+from nfnets.weights.channels import adapt_input_channels, input_channels
 from nfnets.weights.haiku import convert_haiku
 from nfnets.weights.hdf5 import read_hdf5, read_keras_archive
 from nfnets.weights.keras import convert_keras, is_keras
@@ -44,7 +45,11 @@ _MAX_DESCRIPTION = 2**20
 
 
 def load_weights(
-    model_name: str, path: str | os.PathLike[str], *, overrides: Mapping[str, Any] = {}
+    model_name: str,
+    path: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, Any] = {},
+    in_channels: int | None = None,
 ) -> dict[str, Any]:
     """The variables of a model out of a file, whatever the file is called.
 
@@ -58,6 +63,8 @@ def load_weights(
       path: a local file.
       overrides: fields of the model's row that it was trained with, as for
         ``create_model``.
+      in_channels: of the images: weights for 3 channels are adapted to them, by
+        `adapt_input_channels`. None: those of the file.
 
     Returns:
       ``{"params": ...}``, with BatchNorm also ``batch_stats``; float32 numpy arrays.
@@ -82,8 +89,12 @@ def load_weights(
             arrays = read_safetensors(file)
     try:
         if kind in ("hdf5", "keras"):
-            return convert_keras(model_name, arrays, overrides=overrides)
-        return _variables(model_name, arrays, overrides)
+            variables = convert_keras(model_name, arrays, overrides=overrides)
+        else:
+            variables = _variables(model_name, arrays, overrides)
+        if in_channels is None:
+            return variables
+        return adapt_input_channels(variables, in_channels)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 
@@ -171,7 +182,7 @@ def _check_arrays(
         raise UserError(f"not the weights of {model_name}: {_HEAD} is missing")
     model = create_model(model_name, num_classes=arrays[_HEAD].size, **overrides)
     row = get_variant(model_name, **overrides)
-    abstract = abstract_variables(model, row.train_size)
+    abstract = abstract_variables(model, row.train_size, input_channels(arrays))
     flat = traverse_util.flatten_dict(abstract, sep="/")
     wanted = {name: leaf.shape for name, leaf in flat.items()}
     check_names(model_name, wanted, arrays)
