@@ -74,13 +74,14 @@ def count(model: nn.Module, image_size: int) -> Counts:
     return Counts(_size(variables["params"]), *count_jaxpr(traced.jaxpr))
 
 
-def abstract_variables(model: nn.Module, image_size: int) -> Any:
-    """Variables of a model as shapes and dtypes."""
+def abstract_variables(model: nn.Module, image_size: int, channels: int = 3) -> Any:
+    """Variables of a model, for images of that many channels, as shapes and dtypes."""
 
     def init(key: jax.Array, images: jax.Array) -> Any:
         return model.init(key, images, train=False)
 
-    return jax.eval_shape(init, jax.random.key(0), _one_image(image_size))
+    images = _one_image(image_size, channels)
+    return jax.eval_shape(init, jax.random.key(0), images)
 
 
 def count_jaxpr(jaxpr: Any) -> Work:
@@ -121,5 +122,5 @@ def _size(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _one_image(size: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+def _one_image(size: int, channels: int = 3) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)

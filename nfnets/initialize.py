@@ -11,7 +11,9 @@ from jax import Array
 from jax.extend.core import Literal, jaxpr_as_fun
 
 
-def init_variables(model: nn.Module, key: Array, image_size: int = 32) -> Any:
+def init_variables(
+    model: nn.Module, key: Array, image_size: int = 32, channels: int = 3
+) -> Any:
     """What ``model.init(key, images, train=False)`` returns, without its forward pass.
 
     ``model.init`` is traced, all that no variable depends on is cut away, and the rest
@@ -22,13 +24,14 @@ def init_variables(model: nn.Module, key: Array, image_size: int = 32) -> Any:
       model: a network of this project.
       key: a jax random key; equal keys give equal variables.
       image_size: pixels; the parameters of convolutional networks do not depend on it.
+      channels: of the images: 3 for RGB, 1 for gray, any other number.
 
     Returns:
       Variables: ``{"params": ...}``, and ``batch_stats`` where there are any, float32.
     """
 
     def init(key: Array) -> Any:
-        images = jnp.zeros((1, image_size, image_size, 3), jnp.float32)
+        images = jnp.zeros((1, image_size, image_size, channels), jnp.float32)
         return model.init(key, images, train=False)
 
     traced, shapes = jax.make_jaxpr(init, return_shape=True)(key)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from nfnets.layers import SqueezeExcite, StochasticDepth, avg_pool_same, sow_probe
+from nfnets.features import Capture, Output, captured, stage_of
+from nfnets.layers import SqueezeExcite, StochasticDepth, avg_pool_same
 from nfnets.nf_layers import (
     BlockSpec,
     WSConv,
@@ -206,12 +207,14 @@ class NFRegNet(nn.Module):
     stochastic_depth_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool) -> Array:
-        """Normalised images [N, H, W, 3] -> float32 logits [N, num_classes].
+    def __call__(
+        self, images: Array, *, train: bool, capture: Capture = None
+    ) -> Output:
+        """Normalised images [N, H, W, channels] -> float32 logits [N, num_classes].
 
         Training needs the rng streams ``dropout`` and ``stochastic_depth`` (where the
-        rates are not 0). With ``mutable=["signal"]`` the moments of every block and the
-        pooled features ``pool`` [N, C] come back too.
+        rates are not 0). With ``mutable=["signal"]`` the moments of every block come
+        back too; ``capture`` gives features instead of the logits (`nfnets.features`).
         """
         row = self.variant
         act = scaled_activation(row.activation)
@@ -219,6 +222,7 @@ class NFRegNet(nn.Module):
         stem = conv(row.scaled_widths[0], 3, row.stem_stride, name="stem_conv")
         x = stem(images.astype(self.dtype))
         sow_moments(self, 0, x)
+        maps: dict[str, Array] = {}
         for i, spec in enumerate(blocks(row, self.stochastic_depth_rate)):
             block = NFRegBlock(
                 spec,
@@ -231,12 +235,13 @@ class NFRegNet(nn.Module):
             x, residual = block(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
+            maps[stage_of(spec.name)] = x  # the last block's, in the end
         x = act(conv(row.final_channels, 1, name="final_conv")(x))
         pool = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [N, C]
-        sow_probe(self, "pool", lambda: pool)
         pool = nn.Dropout(self.drop_rate, name="dropout")(pool, deterministic=not train)
         init = nn.initializers.zeros
-        return nn.Dense(self.num_classes, kernel_init=init, name="head")(pool)
+        head = nn.Dense(self.num_classes, kernel_init=init, name="head")
+        return captured(maps | {"pooled": pool, "logits": head(pool)}, capture)
 
 
 def build(

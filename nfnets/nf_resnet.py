@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from nfnets.layers import SqueezeExcite, StochasticDepth, sow_probe
+from nfnets.features import Capture, Output, captured, stage_of
+from nfnets.layers import SqueezeExcite, StochasticDepth
 from nfnets.nf_layers import (
     BlockSpec,
     WSConv,
@@ -144,12 +145,14 @@ class NFResNet(nn.Module):
     stochastic_depth_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool) -> Array:
-        """Normalised images [N, H, W, 3] -> float32 logits [N, num_classes].
+    def __call__(
+        self, images: Array, *, train: bool, capture: Capture = None
+    ) -> Output:
+        """Normalised images [N, H, W, channels] -> float32 logits [N, num_classes].
 
         Training needs the rng streams ``dropout`` and ``stochastic_depth`` (where the
-        rates are not 0). With ``mutable=["signal"]`` the moments of every block and the
-        pooled features ``pool`` [N, C] come back too.
+        rates are not 0). With ``mutable=["signal"]`` the moments of every block come
+        back too; ``capture`` gives features instead of the logits (`nfnets.features`).
         """
         row = self.variant
         act = scaled_activation(row.activation)
@@ -164,6 +167,7 @@ class NFResNet(nn.Module):
         if row.stem_pool:
             x = nn.max_pool(x, (3, 3), (2, 2), "SAME")  # [N, H / 4, W / 4, 64]
         sow_moments(self, 0, x)
+        maps: dict[str, Array] = {}
         for i, spec in enumerate(blocks(row, self.stochastic_depth_rate)):
             block = NFResBlock(
                 spec,
@@ -177,11 +181,12 @@ class NFResNet(nn.Module):
             x, residual = block(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
+            maps[stage_of(spec.name)] = x  # the last block's, in the end
         pool = jnp.mean(act(x).astype(jnp.float32), axis=(1, 2))  # [N, C]
-        sow_probe(self, "pool", lambda: pool)
         pool = nn.Dropout(self.drop_rate, name="dropout")(pool, deterministic=not train)
         init = nn.initializers.normal(0.01)
-        return nn.Dense(self.num_classes, kernel_init=init, name="head")(pool)
+        head = nn.Dense(self.num_classes, kernel_init=init, name="head")
+        return captured(maps | {"pooled": pool, "logits": head(pool)}, capture)
 
 
 def build(

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
-from nfnets.layers import sow_probe
+from nfnets.features import Capture, Output, captured, stage_of
 from nfnets.nf_layers import (
     BlockSpec,
     block_table,
@@ -136,16 +136,19 @@ class ResNetBaseline(nn.Module):
     stochastic_depth_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool) -> Array:
-        """Normalised images [N, H, W, 3] -> float32 logits [N, num_classes].
+    def __call__(
+        self, images: Array, *, train: bool, capture: Capture = None
+    ) -> Output:
+        """Normalised images [N, H, W, channels] -> float32 logits [N, num_classes].
 
         Training needs the rng streams ``dropout`` and ``stochastic_depth`` (where the
         rates are not 0) and, with BatchNorm, ``mutable=["batch_stats"]``. The
-        collection ``signal`` is as in `NFResNet`.
+        collection ``signal`` and ``capture`` are as in `NFResNet`.
         """
         row = self.variant
         x = self._stem(images, train)
         sow_moments(self, 0, x)
+        maps: dict[str, Array] = {}
         specs = blocks(row, self.stochastic_depth_rate)
         make_norm = self._make_norm()
         norm = named_norm(make_norm, train=train)
@@ -154,17 +157,18 @@ class ResNetBaseline(nn.Module):
             x, residual = block(spec, dtype=self.dtype, name=spec.name)(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
+            maps[stage_of(spec.name)] = x  # the last block's, in the end
         if row.kind == "preact":
             x = norm("final_bn")(x)
         if row.kind in ("preact", "skipinit"):
             x = nn.relu(x)
         pool = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [N, C]
-        sow_probe(self, "pool", lambda: pool)
         pool = nn.Dropout(self.drop_rate, name="dropout")(pool, deterministic=not train)
         if row.kind == "fixup":
             pool = pool + scalar_param(self, "bias2", 0.0)
         zeros = nn.initializers.zeros
-        return nn.Dense(self.num_classes, kernel_init=zeros, name="head")(pool)
+        head = nn.Dense(self.num_classes, kernel_init=zeros, name="head")
+        return captured(maps | {"pooled": pool, "logits": head(pool)}, capture)
 
     def _make_norm(self) -> Callable[..., nn.Module]:
         # Differs: the running averages start at mean 0 and variance 1, which count for
@@ -180,7 +184,7 @@ class ResNetBaseline(nn.Module):
         )
 
     def _stem(self, images: Array, train: bool) -> Array:
-        """[N, H, W, 3] -> [N, H / 4, W / 4, 64] with the strides of the variants."""
+        """[N, H, W, channels] -> [N, H / 4, W / 4, 64] at the variants' strides."""
         row = self.variant
         conv = Conv(
             row.stem_channels,

@@ -20,7 +20,8 @@ from jax.typing import DTypeLike
 
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError
-from nfnets.layers import SqueezeExcite, StochasticDepth, conv2d, sow_probe
+from nfnets.features import Capture, Output, captured, stage_of
+from nfnets.layers import SqueezeExcite, StochasticDepth, conv2d
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 
 
@@ -234,12 +235,15 @@ class RegNet(nn.Module):
     stochastic_depth_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool) -> Array:
-        """Normalised images [N, H, W, 3] -> float32 logits [N, num_classes].
+    def __call__(
+        self, images: Array, *, train: bool, capture: Capture = None
+    ) -> Output:
+        """Normalised images [N, H, W, channels] -> float32 logits [N, num_classes].
 
         Training needs ``mutable=["batch_stats"]`` and the rng streams ``dropout`` and
         ``stochastic_depth`` (where the rates are not 0). With ``mutable=["signal"]``
-        the moments of every block and the pooled features ``pool`` [N, C] come back.
+        the moments of every block come back; ``capture`` gives features instead of the
+        logits (`nfnets.features`).
         """
         row = self.variant
         make_norm = functools.partial(
@@ -254,15 +258,17 @@ class RegNet(nn.Module):
         )
         x = nn.relu(named_norm(make_norm, train=train)("stem_bn")(stem(images)))
         sow_moments(self, 0, x)
+        maps: dict[str, Array] = {}
         for i, spec in enumerate(blocks(row, self.stochastic_depth_rate)):
             block = YBlock(spec, make_norm, self.dtype, name=spec.name)
             x, residual = block(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
+            maps[stage_of(spec.name)] = x  # the last block's, in the end
         pool = jnp.mean(x.astype(jnp.float32), axis=(1, 2))  # [N, C]
-        sow_probe(self, "pool", lambda: pool)
         pool = nn.Dropout(self.drop_rate, name="dropout")(pool, deterministic=not train)
-        return nn.Dense(self.num_classes, kernel_init=_head_init, name="head")(pool)
+        head = nn.Dense(self.num_classes, kernel_init=_head_init, name="head")
+        return captured(maps | {"pooled": pool, "logits": head(pool)}, capture)
 
 
 def build(

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
-from nfnets.layers import sow_probe
+from nfnets.features import Capture, Output, captured, stage_of
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 from resnet_rs.blocks import (
     INITIAL_VALUES,
@@ -186,12 +186,15 @@ class ResNet(nn.Module):
     stochastic_depth_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool) -> Array:
-        """Normalised images [N, H, W, 3] -> float32 logits [N, num_classes].
+    def __call__(
+        self, images: Array, *, train: bool, capture: Capture = None
+    ) -> Output:
+        """Normalised images [N, H, W, channels] -> float32 logits [N, num_classes].
 
         Training needs ``mutable=["batch_stats"]`` and the rng streams ``dropout`` and
         ``stochastic_depth`` (where the rates are not 0). With ``mutable=["signal"]``
-        the moments of every block and the pooled features ``pool`` [N, C] come back.
+        the moments of every block come back; ``capture`` gives features instead of the
+        logits (`nfnets.features`).
         """
         row = self.variant
         make_norm = functools.partial(
@@ -204,14 +207,15 @@ class ResNet(nn.Module):
         initial = INITIAL_VALUES[row.init]
         x = self._stem(images, make_norm, train)
         sow_moments(self, 0, x)
+        maps: dict[str, Array] = {}
         for i, spec in enumerate(blocks(row, self.stochastic_depth_rate)):
             block = ResidualBlock(spec, make_norm, initial, self.dtype, name=spec.name)
             x, residual = block(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
+            maps[stage_of(spec.name)] = x  # the last block's, in the end
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         pool = jnp.mean(x, axis=(1, 2))  # [N, C]
-        sow_probe(self, "pool", lambda: pool)
         pool = nn.Dropout(self.drop_rate, name="dropout")(pool, deterministic=not train)
         head = nn.Dense(
             self.num_classes,
@@ -219,10 +223,10 @@ class ResNet(nn.Module):
             bias_init=initial.bias(pool.shape[-1]),
             name="head",
         )
-        return head(pool)
+        return captured(maps | {"pooled": pool, "logits": head(pool)}, capture)
 
     def _stem(self, images: Array, make_norm: Any, train: bool) -> Array:
-        """[N, H, W, 3] -> [N, H / 4, W / 4, C] with the strides of the variants."""
+        """[N, H, W, channels] -> [N, H / 4, W / 4, C] at the variants' strides."""
         row = self.variant
         convs = [ConvSpec(c, row.stem_kernel) for c in row.stem_channels]
         convs[0] = convs[0]._replace(stride=row.stem_stride)

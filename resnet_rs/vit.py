@@ -19,7 +19,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from nfnets.errors import UserError
-from nfnets.layers import StochasticDepth, sow_probe
+from nfnets.features import Capture, Output, captured
+from nfnets.layers import StochasticDepth
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 
 
@@ -106,7 +107,7 @@ def _patch_init(fan_in: int) -> nn.initializers.Initializer:
 class PatchEmbed(nn.Module):
     """One token per patch: a convolution whose stride is its kernel's size.
 
-    Parameters, float32: ``kernel`` [patch, patch, 3, width], ``bias`` [width].
+    Parameters, float32: ``kernel`` [patch, patch, channels, width], ``bias`` [width].
     """
 
     patch: int
@@ -115,7 +116,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        """[N, H, W, 3] -> [N, H / patch, W / patch, width] of ``dtype``.
+        """[N, H, W, channels] -> [N, H / patch, W / patch, width] of ``dtype``.
 
         Raises:
           UserError: a side of the images is no multiple of ``patch``.
@@ -223,16 +224,19 @@ class ViT(nn.Module):
     stochastic_depth_rate: float = 0.0
 
     @nn.compact
-    def __call__(self, images: Array, *, train: bool) -> Array:
-        """Normalised images [N, H, W, 3] -> float32 logits [N, num_classes].
+    def __call__(
+        self, images: Array, *, train: bool, capture: Capture = None
+    ) -> Output:
+        """Normalised images [N, H, W, channels] -> float32 logits [N, num_classes].
 
         Training needs the rng streams ``dropout`` and ``stochastic_depth`` (where the
-        rates are not 0). With ``mutable=["signal"]`` the moments of every block and the
-        class token's features ``pool`` [N, D] come back.
+        rates are not 0). With ``mutable=["signal"]`` the moments of every block come
+        back too; ``capture`` gives features instead of the logits (`nfnets.features`).
         """
         row = self.variant
         x = self._tokens(images)
         sow_moments(self, 0, x)
+        maps: dict[str, Array] = {}
         for i, rate in enumerate(blocks(row, self.stochastic_depth_rate)):
             block = ViTBlock(
                 row.heads, row.mlp_ratio, rate, self.dtype, name=f"block{i}"
@@ -240,13 +244,14 @@ class ViT(nn.Module):
             x, residual = block(x, train=train)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
+            maps[f"block{i}"] = x
         pool = _layer_norm(jnp.float32, "final_norm")(x[:, 0])  # [N, D]
-        sow_probe(self, "pool", lambda: pool)
         pool = nn.Dropout(self.drop_rate, name="dropout")(pool, deterministic=not train)
-        return nn.Dense(self.num_classes, kernel_init=_normal(0.02), name="head")(pool)
+        head = nn.Dense(self.num_classes, kernel_init=_normal(0.02), name="head")
+        return captured(maps | {"pooled": pool, "logits": head(pool)}, capture)
 
     def _tokens(self, images: Array) -> Array:
-        """[N, H, W, 3] -> [N, 1 + patches, D], the class token first."""
+        """[N, H, W, channels] -> [N, 1 + patches, D], the class token first."""
         row = self.variant
         x = PatchEmbed(row.patch, row.width, self.dtype, name="patch_embed")(images)
         n, *grid, width = x.shape

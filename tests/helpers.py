@@ -10,14 +10,18 @@ import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import numpy as np
 import pytest
 import xla_flags
+from flax import traverse_util
 
 from nfnets.data import native
 from nfnets.data.augment_config import AugmentConfig
 from nfnets.data.pipeline import make_train_iter
 from nfnets.data.sources import Source
 from nfnets.data.train_iterator import TrainIterator
+from nfnets.flops import abstract_variables
 from nfnets.training.config_files import load_config
 from nfnets.training.recipe import Recipe
 
@@ -32,6 +36,46 @@ TINY = {
     "stem_channels": (8, 8, 8),
     "stem_strides": (1, 1, 1, 1),
     "group_size": 8,
+}
+
+_TINY_RESNET = {
+    "depths": (2, 1),
+    "widths": (16, 32),
+    "strides": (1, 2),
+    "stem_kernel": 3,
+    "stem_stride": 1,
+}
+_TINY_BASELINE = _TINY_RESNET | {"stem_channels": 8, "stem_pool": False}
+
+# One network of each family, and of each kind of the baselines, for images of 8 pixels.
+TINY_FAMILIES: dict[str, dict[str, Any]] = {
+    "nfnet_f0": TINY,
+    "nf_resnet50": _TINY_BASELINE,
+    "nf_regnet_b0": {
+        "depths": (2, 1),
+        "widths": (16, 32),
+        "strides": (1, 2),
+        "stem_stride": 1,
+    },
+    **dict.fromkeys(
+        (
+            "dm_resnet50",
+            "dm_resnet50_postact",
+            "skipinit_resnet50",
+            "fixup_resnet50",
+        ),
+        _TINY_BASELINE,
+    ),
+    "effnetv2_s": {
+        "stages": ("r2_k3_s1_e1_i8_o8_c1", "r1_k3_s2_e2_i8_o16_se0.25"),
+        "head_channels": 24,
+    },
+    "resnet_rs_50": _TINY_RESNET | {"stem_channels": (8, 8), "stem_pool": None},
+    "regnety_4gf": {
+        **{"w0": 16, "wa": 8.0, "wm": 2.0, "depth": 3, "group_width": 8},
+        **{"stem_channels": 8, "stem_stride": 1},
+    },
+    "deit_ti": {"width": 16, "heads": 2, "depth": 2, "patch": 4, "train_size": 8},
 }
 
 
@@ -90,6 +134,18 @@ class OneStage(NamedTuple):
     steps: int
     image_size: int
     augment: AugmentConfig
+
+
+def tiny_variables(model: nn.Module, channels: int = 3) -> Any:
+    """Random variables in which nothing is 0, by name and without a compile."""
+    shapes = traverse_util.flatten_dict(abstract_variables(model, 8, channels))
+    generator = np.random.default_rng(0)
+    flat = {}
+    for path, leaf in shapes.items():
+        noise = generator.normal(scale=0.1, size=leaf.shape).astype(np.float32)
+        is_scale = path[-1] in ("scale", "gain", "var", "skip_gain")
+        flat[path] = np.asarray(1 + abs(noise) if is_scale else noise)
+    return traverse_util.unflatten_dict(flat)
 
 
 def train_iter(source: Source, **changes: Any) -> TrainIterator:

@@ -25,6 +25,15 @@ def test_agc_page_runs():
     subprocess.run([sys.executable, "-c", example + check], check=True)
 
 
+def test_features_page_runs(capsys):
+    page = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    example, _ = CODE.findall(page)
+    exec(example, {})
+    found = re.search(r"linear probe: ([\d.]+)", capsys.readouterr().out)
+    shown = re.search(r"\(([\d.]+) of the test images here", page)
+    assert float(found[1]) == pytest.approx(float(shown[1]), abs=0.03)
+
+
 def test_readme_links_lead_somewhere():
     links = re.findall(r"\]\((?!https?://)([^)#]+)", README)
     assert links

@@ -19,6 +19,7 @@ FAMILIES = (
 MODEL_PARTS = (
     "nfnets.batch_norm",
     "nfnets.errors",
+    "nfnets.features",
     "nfnets.layers",
     "nfnets.nf_layers",
     "nfnets.resnet_blocks",

@@ -173,15 +173,17 @@ def test_at_initialisation_only_the_shortcuts_remain(name):
     """What SkipInit and Fixup are for; the classifier starts at 0 too."""
     model = create_model(name, num_classes=10, **TINY)
     variables, images = init_variables(model, jax.random.key(0)), noise(2, 8, 8, 3)
-    logits, state = model.apply(variables, images, train=False, mutable=["signal"])
+    outputs, state = model.apply(
+        variables, images, train=False, capture="all", mutable=["signal"]
+    )
     params = variables["params"]
     x = conv(images, params["stem_conv"]["kernel"])
     for block, stride in (("stage1_block0", 1), ("stage2_block0", 2)):
         kernel = params[block]["conv_shortcut"]["kernel"]
         x = conv(nn.relu(x), kernel, stride)
     pool = nn.relu(x).mean((1, 2))
-    np.testing.assert_allclose(state["signal"]["pool"], pool, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(logits, np.zeros((2, 10)))
+    np.testing.assert_allclose(outputs["pooled"], pool, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(outputs["logits"], np.zeros((2, 10)))
     residuals = [state["signal"][f"res_avg_var_{i}"] for i in range(4)]
     assert all(r == 0 for r in residuals) == (name == "fixup_resnet50")
 

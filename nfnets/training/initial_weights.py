@@ -63,5 +63,7 @@ def read_weights(recipe: Recipe) -> tuple[Any, str]:
     path = as_path(recipe.init_from)
     if path.is_dir() or path.parent.name == workdir.CHECKPOINTS:
         return read_run(recipe, path)
-    variables = load_weights(recipe.model, path, overrides=recipe.overrides)
+    variables = load_weights(
+        recipe.model, path, overrides=recipe.overrides, in_channels=3
+    )
     return variables, recipe.init_from

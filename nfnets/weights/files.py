@@ -19,6 +19,7 @@ from flax import traverse_util
 from nfnets.errors import UserError
 from nfnets.flops import count_params_of
 from nfnets.registry import create_model, get_variant
+from nfnets.weights.channels import adapt_input_channels
 from nfnets.weights.descriptions import (
     check_description,
     describe,
@@ -41,7 +42,11 @@ _FLOATS = ("float32", "float16", "bfloat16")
 
 
 def load_weights(
-    model_name: str, path: str | os.PathLike[str], *, overrides: Mapping[str, Any] = {}
+    model_name: str,
+    path: str | os.PathLike[str],
+    *,
+    overrides: Mapping[str, Any] = {},
+    in_channels: int | None = None,
 ) -> dict[str, Any]:
     """The variables of a model out of a file, whatever the file is called.
 
@@ -55,6 +60,8 @@ def load_weights(
       path: a local file.
       overrides: fields of the model's row that it was trained with, as for
         ``create_model``.
+      in_channels: of the images: weights for 3 channels are adapted to them, by
+        `adapt_input_channels`. None: those of the file.
 
     Returns:
       ``{"params": ...}``, with BatchNorm also ``batch_stats``; float32 numpy arrays.
@@ -70,7 +77,10 @@ def load_weights(
     arrays = read_arrays(file, kind, _max_bytes(model_name, overrides))
     naming = "keras" if kind in ("hdf5", "keras") else naming_of(arrays)
     try:
-        return convert(naming or "haiku", model_name, arrays, overrides=overrides)
+        variables = convert(naming or "haiku", model_name, arrays, overrides=overrides)
+        if in_channels is None:
+            return variables
+        return adapt_input_channels(variables, in_channels)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
 

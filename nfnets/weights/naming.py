@@ -12,6 +12,7 @@ from flax import traverse_util
 from nfnets.errors import UserError
 from nfnets.flops import abstract_variables
 from nfnets.registry import create_model, get_variant
+from nfnets.weights.channels import input_channels
 from nfnets.weights.haiku import convert_haiku, is_haiku
 from nfnets.weights.keras import convert_keras, is_keras
 from nfnets.weights.matching import check_names
@@ -79,7 +80,7 @@ def check_ours(
         raise UserError(f"not the weights of {model_name}: {HEAD} is missing")
     model = create_model(model_name, num_classes=arrays[HEAD].size, **overrides)
     row = get_variant(model_name, **overrides)
-    abstract = abstract_variables(model, row.train_size)
+    abstract = abstract_variables(model, row.train_size, input_channels(arrays))
     flat = traverse_util.flatten_dict(abstract, sep="/")
     wanted = {name: leaf.shape for name, leaf in flat.items()}
     check_names(model_name, wanted, arrays)
