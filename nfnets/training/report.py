@@ -32,6 +32,7 @@ class RunFacts:
       command: as it was typed.
       changes: fields that differ from the named config, as "old -> new".
       num_params: of the network.
+      num_trained: of these, the ones that are not frozen.
       devices: e.g. "1 x cpu".
       data: one line on the data set.
     """
@@ -39,6 +40,7 @@ class RunFacts:
     command: str
     changes: Mapping[str, str]
     num_params: int
+    num_trained: int
     devices: str
     data: str
 

@@ -22,7 +22,7 @@ from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.initial_weights import initial_variables
 from nfnets.training.metrics import Row
-from nfnets.training.optimizer import make_optimizer
+from nfnets.training.optimizer import count_trained, make_optimizer
 from nfnets.training.recipe import Recipe
 from nfnets.training.report import RunFacts
 from nfnets.training.run_data import (
@@ -120,15 +120,18 @@ def prepare(
     shapes = flops.abstract_variables(model, recipe.train_image_size)
     tx = make_optimizer(recipe, shapes["params"])
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    num_trained = count_trained(shapes["params"], recipe.optim)
     check_same_everywhere(recipe, label_sets, train_source, test_source)
     facts = RunFacts(
         command=command,
         changes=changes,
         num_params=num_params,
+        num_trained=num_trained,
         devices=parallel.describe(),
         data=describe_data(recipe, label_sets, train_source, test_source),
     )
-    log(f"model    {recipe.model}: {num_params:,} parameters")
+    some = f", {num_trained:,} of them trained" if num_trained < num_params else ""
+    log(f"model    {recipe.model}: {num_params:,} parameters{some}")
     log(f"data     {facts.data}")
     log(f"input    {describe_backend(recipe.data.backend)}")
     log(f"devices  {facts.devices}, batch {recipe.batch_size}")
