@@ -121,6 +121,7 @@ setup(
         "hf": ["datasets>=4.0"],
         "keras": ["h5py>=3.10"],
         "export": ["flatbuffers>=24.3"],
+        "wandb": ["wandb>=0.31"],
         "dev": DEV,
         "gpu": ["jax[cuda12]>=0.8"],
         "tpu": ["jax[tpu]>=0.8"],

@@ -71,6 +71,7 @@ def train_and_evaluate(
     stop_requested: Callable[[], bool] = lambda: False,
     command: str = "",
     changes: dict[str, str] | None = None,
+    wandb_project: str | None = None,
 ) -> Result:
     """Trains to the recipe's last step, going on from what the directory holds.
 
@@ -82,6 +83,7 @@ def train_and_evaluate(
         and the run returns.
       command: for the report, as it was typed.
       changes: for the report, what differs from the named config.
+      wandb_project: where the rows go on Weights & Biases too; None: nowhere.
 
     Raises:
       UserError: the data, the directory or a setting cannot be used.
@@ -89,7 +91,9 @@ def train_and_evaluate(
     """
     directory = epath.Path(directory)
     log = log if processes.is_main() else ignore
-    run = prepare(recipe, directory, log, stop_requested, command, changes or {})
+    run = prepare(
+        recipe, directory, log, stop_requested, command, changes or {}, wandb_project
+    )
     processes.on_main(lambda: workdir.make_writable(directory))
     with contextlib.ExitStack() as stack:
 
@@ -99,7 +103,7 @@ def train_and_evaluate(
 
         processes.on_main(take_over)
         workdir.check_shared(directory)
-        stack.callback(run.board.close)
+        stack.callback(run.boards.close)
         watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
         manager = stack.enter_context(
             checkpoint.open_manager(directory / workdir.CHECKPOINTS, log)

@@ -20,6 +20,7 @@ from nfnets.data.pipeline import (
 )
 from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
+from nfnets.training.boards import Boards, open_boards
 from nfnets.training.initial_weights import initial_variables
 from nfnets.training.metrics import Row
 from nfnets.training.optimizer import count_trained, make_optimizer
@@ -34,7 +35,6 @@ from nfnets.training.run_data import (
 )
 from nfnets.training.stages import describe_stages
 from nfnets.training.state import TrainState, init_state
-from nfnets.training.tensorboard import Board
 
 Log = Callable[[str], None]
 
@@ -51,7 +51,7 @@ class Run:
     test_source: Source
     label_sets: np.ndarray | None  # int32 [K, L]; None where an image has one label
     facts: RunFacts
-    board: Board
+    boards: Boards
     stop_requested: Callable[[], bool]  # the same answer on every process
 
 
@@ -104,6 +104,7 @@ def prepare(
     stop_requested: Callable[[], bool],
     command: str,
     changes: dict[str, str],
+    wandb_project: str | None,
 ) -> Run:
     """Checks everything that can be wrong before anything is compiled."""
     train_source = open_split(recipe, "train")
@@ -147,7 +148,7 @@ def prepare(
         test_source=test_source,
         label_sets=label_sets,
         facts=facts,
-        board=Board(directory, log),
+        boards=open_boards(directory, recipe.to_dict(), wandb_project, log),
         stop_requested=processes.StopVote(stop_requested),
     )
 
@@ -195,7 +196,7 @@ def drop_torn_row(directory: epath.Path, log: Log) -> None:
 
 
 def log_row(run: Run, position: Position, values: Row) -> Row:
-    """Gives a row of this step; process 0 writes it (metrics.jsonl, TensorBoard)."""
+    """Gives a row of this step; process 0 writes it (metrics.jsonl, boards)."""
     row = {
         "step": position.step,
         "epoch": position.step / run.recipe.steps_per_epoch,
@@ -203,7 +204,7 @@ def log_row(run: Run, position: Position, values: Row) -> Row:
     }
     if processes.is_main():
         workdir.append_row(run.directory, row)
-        run.board.write(position.step, values)
+        run.boards.write(position.step, values)
     return row
 
 
