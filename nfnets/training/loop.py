@@ -26,6 +26,7 @@ from nfnets.training.between_steps import (
     is_due,
     log_window,
     save_alone,
+    show_samples,
 )
 from nfnets.training.compiled_steps import CompiledSteps, compile_step
 from nfnets.training.metrics import Row
@@ -169,7 +170,7 @@ def train_stages(trainer: Trainer, state: TrainState) -> TrainState:
         trainer.watchdog.touch()
         for next_stage, _ in ahead[i + 1 : i + 2]:
             trainer.steps.start(next_stage)
-        state = train_stage(trainer, train_step, end, state)
+        state = train_stage(trainer, stage, train_step, end, state)
     if run.stop_requested():
         save(trainer.manager, state, None, position, trainer.progress)
     return state
@@ -185,16 +186,18 @@ def compiled_step(trainer: Trainer, stage: Stage, state: TrainState) -> Any:
 
 
 def train_stage(
-    trainer: Trainer, train_step: Any, last_step: int, state: TrainState
+    trainer: Trainer, stage: Stage, train_step: Any, last_step: int, state: TrainState
 ) -> TrainState:
     """Trains to the end of one stage, or until asked to stop."""
     run, position, recipe = trainer.run, trainer.position, trainer.run.recipe
-    speed = Speed(position.step, recipe.batch_size)
+    first_step, speed = position.step, Speed(position.step, recipe.batch_size)
     # Not one more: the next batch is the next stage's.
     for host_batch in itertools.islice(trainer.batches, last_step - position.step):
         if run.stop_requested():
             break
         state, metrics = train_step(state, parallel.place_batch(host_batch))
+        if position.step == first_step:  # while the device is at work
+            show_samples(trainer, stage, host_batch)
         add_to_window(position, metrics)
         position.damaged = trainer.batches.damaged
         trainer.progress.advance()
