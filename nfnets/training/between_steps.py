@@ -188,7 +188,7 @@ def renew_reports(trainer: Trainer) -> None:
     if not processes.is_main():
         return
     try:
-        write_reports(run.directory, run.recipe, run.facts)
+        write_reports(run.directory, run.recipe, run.facts, trainer.position.elapsed)
     except (UserError, ImportError) as error:
         trainer.progress.say(f"no report: {error}")
 

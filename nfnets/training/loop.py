@@ -147,7 +147,7 @@ def result_of(run: Run, position: Position) -> Result:
     """Writes the reports a last time and says how the run ended."""
     files: list[epath.Path] = []
     if processes.is_main():
-        files = write_reports(run.directory, run.recipe, run.facts)
+        files = write_reports(run.directory, run.recipe, run.facts, position.elapsed)
     rows = [row for row in workdir.read_rows(run.directory) if "eval/top1" in row]
     complete = position.evaluated_step == run.recipe.total_steps
     return Result(complete, position.step, rows[-1] if rows else None, tuple(files))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,8 @@ class Position:
       saving_step: the step whose save is under way, -1 when none is.
       failed_saves: in a row.
       label_sets: sha256 of the sets that the steps were made with; None without.
+      seconds: wall-clock time that the run had taken when this process went on with it.
+      started: when that was, by ``time.monotonic``.
     """
 
     step: int = 0
@@ -78,6 +81,13 @@ class Position:
     saving_step: int = -1
     failed_saves: int = 0
     label_sets: str | None = None
+    seconds: float = 0.0
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Wall-clock seconds of the run until now, without what was lost."""
+        return self.seconds + time.monotonic() - self.started
 
     def fetch_window(self) -> None:
         """Brings the window's metrics to the host as Python numbers (exact)."""
@@ -94,6 +104,7 @@ class Position:
             "damaged": processes.total(self.damaged),
             "num_devices": parallel.num_devices(),
             "label_sets": self.label_sets,
+            "seconds": self.elapsed,
         }
 
 
