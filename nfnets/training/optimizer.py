@@ -43,8 +43,8 @@ CLIPPED_GROUPS = [name for (_, clipped), name in GROUP_NAMES.items() if clipped]
 TRAINED, FROZEN = "trained", "frozen"
 
 
-def param_groups(params: Any, optim: OptimConfig) -> Any:
-    """Tree of group names: "frozen", or who is decayed and clipped (``GROUP_NAMES``).
+def trained_mask(params: Any, optim: OptimConfig) -> Any:
+    """Tree of bools: False where a parameter is frozen.
 
     Raises:
       UserError: a pattern matches no parameter, or all are frozen.
@@ -55,6 +55,12 @@ def param_groups(params: Any, optim: OptimConfig) -> Any:
             f"config.optim.frozen is {optim.frozen}, which leaves nothing to train; "
             f'"^(?!head/)" leaves the classifier'
         )
+    return trained
+
+
+def param_groups(params: Any, optim: OptimConfig) -> Any:
+    """Tree of names: "frozen", or by who is decayed and clipped (``GROUP_NAMES``)."""
+    trained = trained_mask(params, optim)
     decayed = param_mask(params, exclude=optim.no_decay)
     clipped = param_mask(params, exclude=optim.no_clip)
     return jax.tree.map(
@@ -115,10 +121,10 @@ def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
       params: parameter tree or its shapes.
 
     Raises:
-      UserError: a group pattern matches no parameter.
+      UserError: a group pattern matches no parameter, or all are frozen.
     """
     optim = recipe.optim
-    groups = param_groups(params, optim)
+    trained = trained_mask(params, optim)
     parts = []
     if optim.agc_clipping is not None:
         agc = adaptive_grad_clip(optim.agc_clipping, optim.agc_eps)
@@ -126,23 +132,23 @@ def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
             name: agc if clipped else optax.identity()
             for (_, clipped), name in GROUP_NAMES.items()
         }
-        parts.append(optax.partition(transforms, _hide_frozen(groups, groups)))
+        groups = _hide_frozen(param_groups(params, optim), trained)
+        parts.append(optax.partition(transforms, groups))
     if optim.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
-    decayed = _hide_frozen(param_mask(params, exclude=optim.no_decay), groups)
+    decayed = _hide_frozen(param_mask(params, exclude=optim.no_decay), trained)
     tx = optax.chain(*parts, *_descent(recipe, decayed))
     if optim.frozen:  # the state of a run without has no place for it
-        labels = jax.tree.map(lambda g: FROZEN if g == FROZEN else TRAINED, groups)
+        labels = jax.tree.map(lambda t: TRAINED if t else FROZEN, trained)
         tx = optax.partition({TRAINED: tx, FROZEN: optax.set_to_zero()}, labels)
     if optim.layer_decay is not None:
         tx = optax.chain(tx, _scaled_by(layer_factors(params, optim.layer_decay)))
     return tx
 
 
-def _hide_frozen(tree: Any, groups: Any) -> Any:
+def _hide_frozen(tree: Any, trained: Any) -> Any:
     """The tree as the trained part's transforms see it."""
-    hidden = optax.MaskedNode()
-    return jax.tree.map(lambda g, x: hidden if g == FROZEN else x, groups, tree)
+    return jax.tree.map(lambda t, x: x if t else optax.MaskedNode(), trained, tree)
 
 
 def _scaled_by(factors: Any) -> optax.GradientTransformation:
@@ -189,9 +195,9 @@ def _descent(recipe: Recipe, decayed: Any) -> tuple[optax.GradientTransformation
 
 def count_trained(params: Any, optim: OptimConfig) -> int:
     """Number of the parameters that are not frozen."""
-    groups = jax.tree.leaves(param_groups(params, optim))
+    trained = jax.tree.leaves(trained_mask(params, optim))
     leaves = jax.tree.leaves(params)
-    return sum(x.size for g, x in zip(groups, leaves, strict=True) if g != FROZEN)
+    return sum(x.size for t, x in zip(trained, leaves, strict=True) if t)
 
 
 def count_units(params: Any, optim: OptimConfig) -> dict[str, int]:
