@@ -15,7 +15,7 @@ TRAIN = [
     "importlib_resources>=6.0",  # imported by tensorflow-datasets, not declared there
     "orbax-checkpoint>=0.11",
     "etils[epath]>=1.6",  # paths, local or gs://
-    "pillow>=10.0",
+    "pillow>=10.1",
     "opencv-python-headless>=4.9",
     "simplejpeg>=1.7",
     "scikit-learn>=1.4",
@@ -123,6 +123,7 @@ setup(
         "keras": ["h5py>=3.10"],
         "export": ["flatbuffers>=24.3"],
         "docs": ["pdoc>=16.0"],  # docs/api.md
+        "wandb": ["wandb>=0.31"],
         "dev": DEV,
         "gpu": ["jax[cuda12]>=0.8"],
         "tpu": ["jax[tpu]>=0.8"],

@@ -75,6 +75,12 @@ flags.DEFINE_integer(
     processes.HEARTBEAT_S,
     "Seconds without a sign of life after which a process counts as lost.",
 )
+flags.DEFINE_string(
+    "wandb_project",
+    None,
+    "Send the rows to this project of Weights & Biases too; without a key, or with "
+    "WANDB_MODE=offline, they are kept in the work directory.",
+)
 flags.DEFINE_bool("dry_run", False, "Parameters, MACs, memory, one synthetic step.")
 
 
@@ -146,6 +152,7 @@ def train(
             stop_requested=stop_requested,
             command=command,
             changes=changes,
+            wandb_project=FLAGS.wandb_project,
         )
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)

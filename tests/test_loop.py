@@ -44,6 +44,7 @@ def test_a_run_stopped_while_evaluating_evaluates_when_resumed(
         )
     assert (result.complete, result.step) == (False, 4)
     assert evaluated_steps(tmp_path) == []
+    assert (tmp_path / "samples.png").exists()
     result = train_and_evaluate(recipe, tmp_path, log=str)
     assert (result.complete, result.step) == (True, 7)
     assert evaluated_steps(tmp_path) == [4, 7]

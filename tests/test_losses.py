@@ -13,8 +13,8 @@ from helpers import recipe_of, with_changes
 
 from nfnets.errors import UserError
 from nfnets.training import losses
+from nfnets.training.gradients import training_loss
 from nfnets.training.recipe import Recipe
-from nfnets.training.steps import training_loss
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "golden" / "timm_losses.json").read_text("utf-8")

@@ -21,8 +21,8 @@ from nfnets.training.optimizer import (
     count_units,
     make_optimizer,
     param_groups,
-    param_mask,
 )
+from nfnets.training.parameter_paths import param_mask
 from nfnets.weights.haiku import convert_haiku, export_haiku, official_shapes
 
 

@@ -13,9 +13,10 @@ import pytest
 from golden_fill import timm_arrays
 from helpers import recipe_of
 
+from nfnets.training.gradients import make_grad_fn, training_loss
 from nfnets.training.losses import soft_targets, threshold_targets
-from nfnets.training.optimizer import make_optimizer, param_mask
-from nfnets.training.steps import make_grad_fn, training_loss
+from nfnets.training.optimizer import make_optimizer
+from nfnets.training.parameter_paths import param_mask
 from nfnets.weights import convert_timm, export_timm
 from nfnets.weights.timm import timm_shapes
 

@@ -1,14 +1,18 @@
 """The work directory: one run's, written whole or not at all."""
 
+import functools
 import json
 import os
 import shutil
 
 import pytest
+from etils import epath
 from helpers import recipe_of
 
 from nfnets.errors import UserError
 from nfnets.training import workdir
+from nfnets.training.added_fields import ADDED_FIELDS
+from nfnets.training.run_weights import read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,21 @@ def test_a_run_that_logged_nothing_may_be_replaced(tmp_path, recipe):
     other = recipe_of("digits", seed=1)
     workdir.claim(tmp_path, other)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+
+
+def test_a_run_from_before_a_field_was_added_goes_on(tmp_path, recipe):
+    workdir.claim(tmp_path, recipe)
+    workdir.append_row(tmp_path, {"step": 1})
+    stored = json.loads((tmp_path / "config.json").read_text())
+    for path in ADDED_FIELDS:
+        *parents, field = path.split(".")
+        del functools.reduce(dict.__getitem__, parents, stored)[field]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    workdir.claim(tmp_path, recipe)
+    assert read_recipe(epath.Path(tmp_path)) == recipe
+    other = recipe_of("digits", optim__layer_decay=0.75)
+    with pytest.raises(UserError, match=r"optim\.layer_decay: None -> 0\.75"):
+        workdir.claim(tmp_path, other)
 
 
 def test_a_damaged_config_is_not_taken_for_a_new_directory(tmp_path, recipe):

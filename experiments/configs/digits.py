@@ -122,6 +122,8 @@ def get_config() -> ConfigDict:
     config.optim.agc_eps = 1e-3
     config.optim.clip_norm = config_dict.placeholder(float)
     config.optim.no_clip = (r"^head/kernel$",)
+    config.optim.frozen = ()
+    config.optim.layer_decay = config_dict.placeholder(float)
 
     config.progressive = ConfigDict()
     config.progressive.stages = 1  # off

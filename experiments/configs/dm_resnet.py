@@ -118,6 +118,8 @@ def get_config(variant: str = "50") -> ConfigDict:
     config.optim.agc_eps = 1e-3
     config.optim.clip_norm = config_dict.placeholder(float)
     config.optim.no_clip = ()
+    config.optim.frozen = ()
+    config.optim.layer_decay = config_dict.placeholder(float)
 
     config.progressive = ConfigDict()
     config.progressive.stages = 1  # off

@@ -184,6 +184,8 @@ def _base(row: Procedure) -> ConfigDict:
     config.optim.agc_eps = 1e-3
     config.optim.clip_norm = 1.0
     config.optim.no_clip = (r"^head/",)
+    config.optim.frozen = ()
+    config.optim.layer_decay = config_dict.placeholder(float)
 
     config.progressive = ConfigDict()
     config.progressive.stages = 1  # off

@@ -46,3 +46,9 @@ def normalize(images: jax.Array, name: str = "imagenet") -> jax.Array:
     channels = (1,) * (images.ndim - 1) + (3,)
     mean, std = (values.reshape(channels) for values in NORMALIZATIONS[name])
     return (images.astype(jnp.float32) - mean) / std
+
+
+def to_pixels(images: np.ndarray, name: str) -> np.ndarray:
+    """What `normalize` made, for a viewer: uint8 ``[..., 3]``, cut at 0 and 255."""
+    mean, std = NORMALIZATIONS[name]
+    return np.clip(np.rint(images * std + mean), 0, 255).astype(np.uint8)

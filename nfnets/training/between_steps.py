@@ -21,6 +21,7 @@ from nfnets.training.recipe import Recipe
 from nfnets.training.report import write_reports
 from nfnets.training.saving import must_be_saved, save, settle
 from nfnets.training.session import Position, Run, log_row
+from nfnets.training.stages import Stage
 from nfnets.training.state import TrainState
 from nfnets.training.watchdog import Watchdog
 
@@ -187,6 +188,30 @@ def renew_reports(trainer: Trainer) -> None:
     if not processes.is_main():
         return
     try:
-        write_reports(run.directory, run.recipe, run.facts)
+        write_reports(run.directory, run.recipe, run.facts, trainer.position.elapsed)
     except (UserError, ImportError) as error:
         trainer.progress.say(f"no report: {error}")
+
+
+def show_samples(trainer: Trainer, stage: Stage, host_batch: Any) -> None:
+    """Draws the run's first batch, or this one if that was not drawn.
+
+    What keeps the picture from being made does not end training.
+    """
+    run, step = trainer.run, trainer.position.step
+    path = run.directory / "samples.png"
+    if not processes.is_main() or (step > 0 and path.exists()):
+        return
+    try:
+        from nfnets.training.samples import draw_samples
+
+        draw_samples(
+            path,
+            host_batch,
+            recipe=run.recipe,
+            stage=stage,
+            step=step,
+            class_names=run.train_source.class_names,
+        )
+    except (UserError, ImportError, OSError) as error:
+        trainer.progress.say(f"no samples.png: {error}")

@@ -33,7 +33,7 @@ from nfnets.training.checkpoint_scores import (
     digest_json,
     mend_scores,
 )
-from nfnets.training.optimizer import path_str
+from nfnets.training.parameter_paths import path_str
 from nfnets.training.state import TrainState
 from nfnets.training.storage import is_remote
 

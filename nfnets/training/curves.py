@@ -12,20 +12,21 @@ from nfnets.training.metrics import Row
 from nfnets.training.stages import Stage, stage_ends
 
 # Panels of curves.png: title, the keys drawn in it, whether the axis is logarithmic.
-PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+Panel = tuple[str, tuple[str, ...], bool]
+PANELS: tuple[Panel, ...] = (
     ("loss", ("train/loss", "eval/loss", "eval_ema/loss"), True),
     ("top-1 accuracy", ("train/top1", "eval/top1", "eval_ema/top1"), False),
     ("learning rate", ("train/learning_rate",), False),
-    (
-        "fraction of units clipped",
-        (
-            "train/agc_clipped/weights",
-            "train/agc_clipped/gains_biases",
-            "train/agc_clipped",
-        ),
-        False,
-    ),
 )
+CLIPPED = "train/agc_clipped"
+
+
+def last_panel(rows: Sequence[Row]) -> Panel:
+    """What AGC clipped, in all and by parameter group; the gradient's norm without."""
+    groups = dict.fromkeys(k for row in rows for k in row if k.startswith(CLIPPED))
+    if groups:
+        return "share of units that AGC clipped", tuple(groups), False
+    return "norm of the gradient", ("train/grad_norm",), True
 
 
 def draw_curves(
@@ -38,7 +39,8 @@ def draw_curves(
     lines = 2 if len(stages) == 1 else 3
     figure = new_figure(10, 3.5 * lines, title)
     grid = list(figure.subplots(lines, 2).flat)
-    for axes, (name, keys, logarithmic) in zip(grid, PANELS, strict=False):
+    panels = (*PANELS, last_panel(rows))
+    for axes, (name, keys, logarithmic) in zip(grid, panels, strict=False):
         for key in keys:
             points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
             if points:

@@ -26,6 +26,7 @@ from nfnets.training.between_steps import (
     is_due,
     log_window,
     save_alone,
+    show_samples,
 )
 from nfnets.training.compiled_steps import CompiledSteps, compile_step
 from nfnets.training.metrics import Row
@@ -71,6 +72,7 @@ def train_and_evaluate(
     stop_requested: Callable[[], bool] = lambda: False,
     command: str = "",
     changes: dict[str, str] | None = None,
+    wandb_project: str | None = None,
 ) -> Result:
     """Trains to the recipe's last step, going on from what the directory holds.
 
@@ -82,6 +84,7 @@ def train_and_evaluate(
         and the run returns.
       command: for the report, as it was typed.
       changes: for the report, what differs from the named config.
+      wandb_project: where the rows go on Weights & Biases too; None: nowhere.
 
     Raises:
       UserError: the data, the directory or a setting cannot be used.
@@ -89,7 +92,9 @@ def train_and_evaluate(
     """
     directory = epath.Path(directory)
     log = log if processes.is_main() else ignore
-    run = prepare(recipe, directory, log, stop_requested, command, changes or {})
+    run = prepare(
+        recipe, directory, log, stop_requested, command, changes or {}, wandb_project
+    )
     processes.on_main(lambda: workdir.make_writable(directory))
     with contextlib.ExitStack() as stack:
 
@@ -100,7 +105,7 @@ def train_and_evaluate(
 
         processes.on_main(take_over)
         workdir.check_shared(directory)
-        stack.callback(run.board.close)
+        stack.callback(run.boards.close)
         watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
         manager = stack.enter_context(
             checkpoint.open_manager(directory / workdir.CHECKPOINTS, log)
@@ -150,7 +155,7 @@ def result_of(run: Run, position: Position) -> Result:
     """Writes the reports a last time and says how the run ended."""
     files: list[epath.Path] = []
     if processes.is_main():
-        files = write_reports(run.directory, run.recipe, run.facts)
+        files = write_reports(run.directory, run.recipe, run.facts, position.elapsed)
     rows = [row for row in workdir.read_rows(run.directory) if "eval/top1" in row]
     complete = position.evaluated_step == run.recipe.total_steps
     return Result(complete, position.step, rows[-1] if rows else None, tuple(files))
@@ -173,7 +178,7 @@ def train_stages(trainer: Trainer, state: TrainState) -> TrainState:
         trainer.watchdog.touch()
         for next_stage, _ in ahead[i + 1 : i + 2]:
             trainer.steps.start(next_stage)
-        state = train_stage(trainer, train_step, end, state)
+        state = train_stage(trainer, stage, train_step, end, state)
     if run.stop_requested():
         save(trainer.manager, state, None, position, trainer.progress)
     return state
@@ -189,16 +194,18 @@ def compiled_step(trainer: Trainer, stage: Stage, state: TrainState) -> Any:
 
 
 def train_stage(
-    trainer: Trainer, train_step: Any, last_step: int, state: TrainState
+    trainer: Trainer, stage: Stage, train_step: Any, last_step: int, state: TrainState
 ) -> TrainState:
     """Trains to the end of one stage, or until asked to stop."""
     run, position, recipe = trainer.run, trainer.position, trainer.run.recipe
-    speed = Speed(position.step, recipe.batch_size)
+    first_step, speed = position.step, Speed(position.step, recipe.batch_size)
     # Not one more: the next batch is the next stage's.
     for host_batch in itertools.islice(trainer.batches, last_step - position.step):
         if run.stop_requested():
             break
         state, metrics = train_step(state, parallel.place_batch(host_batch))
+        if position.step == first_step:  # while the device is at work
+            show_samples(trainer, stage, host_batch)
         add_to_window(position, metrics)
         position.damaged = trainer.batches.damaged
         trainer.progress.advance()

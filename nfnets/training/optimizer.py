@@ -9,17 +9,18 @@ accumulates the product. ``adamw`` and ``lamb`` have a decay of their own.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from nfnets.agc import AdaptiveGradClipState, adaptive_grad_clip, default_unit_axes
+from nfnets.agc import adaptive_grad_clip, default_unit_axes
 from nfnets.errors import UserError
 from nfnets.training.lamb import lamb
+from nfnets.training.layer_decay import layer_factors
+from nfnets.training.parameter_paths import param_mask
 from nfnets.training.recipe import Recipe
 from nfnets.training.recipe_parts import OptimConfig
 from nfnets.training.rmsprop import rmsprop_tf
@@ -39,45 +40,32 @@ GROUP_NAMES = {
     (False, False): "fc_biases",
 }
 CLIPPED_GROUPS = [name for (_, clipped), name in GROUP_NAMES.items() if clipped]
+TRAINED, FROZEN = "trained", "frozen"
 
 
-def path_str(path: tuple[Any, ...]) -> str:
-    """A key path as the "stage1_block0/conv0/kernel" that the regexes match."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def param_mask(params: Any, exclude: Sequence[str]) -> Any:
-    """Tree of bools: False where one of the regexes is found in a parameter's path.
-
-    Args:
-      params: parameter tree; only its paths are read.
-      exclude: regexes, searched (not anchored) in "a/b/kernel" paths.
+def trained_mask(params: Any, optim: OptimConfig) -> Any:
+    """Tree of bools: False where a parameter is frozen.
 
     Raises:
-      UserError: a regex is none, or matches no parameter, which would silently change
-        a group.
+      UserError: a pattern matches no parameter, or all are frozen.
     """
-    paths = [path_str(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for regex in exclude:
-        try:
-            re.compile(regex)
-        except re.error as error:
-            raise UserError(f"the pattern {regex!r} is none: {error}") from error
-        if not any(re.search(regex, path) for path in paths):
-            raise UserError(
-                f"the pattern {regex!r} matches no parameter of this model; its paths "
-                f"look like {paths[0]} and {paths[-1]}"
-            )
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: not any(re.search(r, path_str(path)) for r in exclude), params
-    )
+    trained = param_mask(params, exclude=optim.frozen)
+    if not any(jax.tree.leaves(trained)):
+        raise UserError(
+            f"config.optim.frozen is {optim.frozen}, which leaves nothing to train; "
+            f'"^(?!head/)" leaves the classifier'
+        )
+    return trained
 
 
 def param_groups(params: Any, optim: OptimConfig) -> Any:
-    """Tree of group names (``GROUP_NAMES``), by who is decayed and who is clipped."""
+    """Tree of names: "frozen", or by who is decayed and clipped (``GROUP_NAMES``)."""
+    trained = trained_mask(params, optim)
     decayed = param_mask(params, exclude=optim.no_decay)
     clipped = param_mask(params, exclude=optim.no_clip)
-    return jax.tree.map(lambda d, c: GROUP_NAMES[d, c], decayed, clipped)
+    return jax.tree.map(
+        lambda t, d, c: GROUP_NAMES[d, c] if t else FROZEN, trained, decayed, clipped
+    )
 
 
 def learning_rate(recipe: Recipe) -> optax.Schedule:
@@ -133,9 +121,10 @@ def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
       params: parameter tree or its shapes.
 
     Raises:
-      UserError: a group pattern matches no parameter.
+      UserError: a group pattern matches no parameter, or all are frozen.
     """
     optim = recipe.optim
+    trained = trained_mask(params, optim)
     parts = []
     if optim.agc_clipping is not None:
         agc = adaptive_grad_clip(optim.agc_clipping, optim.agc_eps)
@@ -143,11 +132,30 @@ def make_optimizer(recipe: Recipe, params: Any) -> optax.GradientTransformation:
             name: agc if clipped else optax.identity()
             for (_, clipped), name in GROUP_NAMES.items()
         }
-        parts.append(optax.partition(transforms, param_groups(params, optim)))
+        groups = _hide_frozen(param_groups(params, optim), trained)
+        parts.append(optax.partition(transforms, groups))
     if optim.clip_norm is not None:
         parts.append(optax.clip_by_global_norm(optim.clip_norm))
-    decayed = param_mask(params, exclude=optim.no_decay)
-    return optax.chain(*parts, *_descent(recipe, decayed))
+    decayed = _hide_frozen(param_mask(params, exclude=optim.no_decay), trained)
+    tx = optax.chain(*parts, *_descent(recipe, decayed))
+    if optim.frozen:  # the state of a run without has no place for it
+        labels = jax.tree.map(lambda t: TRAINED if t else FROZEN, trained)
+        tx = optax.partition({TRAINED: tx, FROZEN: optax.set_to_zero()}, labels)
+    if optim.layer_decay is not None:
+        tx = optax.chain(tx, _scaled_by(layer_factors(params, optim.layer_decay)))
+    return tx
+
+
+def _hide_frozen(tree: Any, trained: Any) -> Any:
+    """The tree as the trained part's transforms see it."""
+    return jax.tree.map(lambda t, x: x if t else optax.MaskedNode(), trained, tree)
+
+
+def _scaled_by(factors: Any) -> optax.GradientTransformation:
+    """Multiplies each parameter's update, which has the learning rate as a factor."""
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u, f: u * f, updates, factors)
+    )
 
 
 def _descent(recipe: Recipe, decayed: Any) -> tuple[optax.GradientTransformation, ...]:
@@ -185,6 +193,13 @@ def _descent(recipe: Recipe, decayed: Any) -> tuple[optax.GradientTransformation
     return decay, rmsprop
 
 
+def count_trained(params: Any, optim: OptimConfig) -> int:
+    """Number of the parameters that are not frozen."""
+    trained = jax.tree.leaves(trained_mask(params, optim))
+    leaves = jax.tree.leaves(params)
+    return sum(x.size for t, x in zip(trained, leaves, strict=True) if t)
+
+
 def count_units(params: Any, optim: OptimConfig) -> dict[str, int]:
     """Number of units that AGC looks at in each non-empty, clipped parameter group."""
     counts: dict[str, int] = {}
@@ -212,17 +227,21 @@ def clipped_fractions(opt_state: Any, units: Mapping[str, int]) -> dict[str, jax
     """
     if not units:
         return {}
-    partition = opt_state[0].inner_states  # AGC comes first
-    found = {
-        group: state.clipped
-        for group in units
-        for state in jax.tree.leaves(
-            partition[group], is_leaf=lambda x: isinstance(x, AdaptiveGradClipState)
-        )
-        if isinstance(state, AdaptiveGradClipState)
-    }
+    by_group = _find_agc(opt_state)
+    found = {group: by_group[group].inner_state.clipped for group in units}
     overall = sum(
         (found[group] * count for group, count in units.items()), start=jnp.zeros(())
     ) / sum(units.values())
-    by_group = {f"agc_clipped/{group}": value for group, value in found.items()}
-    return {"agc_clipped": overall, **by_group}
+    shares = {f"agc_clipped/{group}": value for group, value in found.items()}
+    return {"agc_clipped": overall, **shares}
+
+
+def _find_agc(opt_state: Any) -> Mapping[str, Any]:
+    """States of the transforms that clip, by group, in ``make_optimizer``'s state."""
+
+    def is_agc(state: Any) -> bool:
+        groups = getattr(state, "inner_states", {})
+        return all(name in groups for name in CLIPPED_GROUPS)
+
+    (found,) = filter(is_agc, jax.tree.leaves(opt_state, is_leaf=is_agc))
+    return found.inner_states

@@ -29,8 +29,11 @@ def num_devices() -> int:
 
 
 def describe() -> str:
-    """The devices in words: "4 x cpu", "8 x tpu in 2 processes"."""
-    text = f"{num_devices()} x {devices()[0].platform}"
+    """The devices in words: "4 x cpu", "8 x tpu (TPU v4) in 2 processes"."""
+    device = devices()[0]
+    text = f"{num_devices()} x {device.platform}"
+    if device.device_kind != device.platform:
+        text += f" ({device.device_kind})"
     count = jax.process_count()
     return f"{text} in {count} processes" if count > 1 else text
 

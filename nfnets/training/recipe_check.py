@@ -131,6 +131,10 @@ def _check_schedule(optim: OptimConfig, drop_last: bool) -> None:
 
 def _check_descent(optim: OptimConfig) -> None:
     _check_belongs(optim, "name", _OPTIMIZERS_WITH)
+    if optim.layer_decay is not None and optim.layer_decay > 1:
+        raise UserError(
+            f"config.optim.layer_decay is {optim.layer_decay}, it must be in (0, 1]"
+        )
     if optim.name != "sgd" and optim.nesterov:
         raise UserError(
             f"config.optim.nesterov is True, but config.optim.name is {optim.name}, "
@@ -202,6 +206,7 @@ def _positive(recipe: Recipe) -> dict[str, float | None]:
         "bce_pos_weight": recipe.bce_pos_weight,
         "optim.agc_clipping": recipe.optim.agc_clipping,
         "optim.agc_eps": recipe.optim.agc_eps,
+        "optim.layer_decay": recipe.optim.layer_decay,
         "sam.batch_fraction": recipe.sam.batch_fraction,
     }
 

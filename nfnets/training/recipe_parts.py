@@ -95,6 +95,10 @@ class OptimConfig:
       clip_norm: largest norm of the whole gradient, which is scaled down to it, after
         AGC; 1 in timm's LAMB; None switches that off.
       no_clip: regexes on paths of parameters that AGC leaves alone.
+      frozen: regexes on paths of parameters that are not trained (docs/transfer.md).
+      layer_decay: factor of the learning rate from each layer to the one before it,
+        (0, 1]; the classifier has the whole rate (``nfnets.training.layer_decay``).
+        None: all have.
     """
 
     name: Literal["sgd", "rmsprop", "adamw", "lamb"]
@@ -123,6 +127,8 @@ class OptimConfig:
     agc_eps: float
     clip_norm: float | None
     no_clip: tuple[str, ...]
+    frozen: tuple[str, ...]
+    layer_decay: float | None
 
 
 @dataclasses.dataclass(frozen=True)

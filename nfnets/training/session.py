@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +21,10 @@ from nfnets.data.pipeline import (
 )
 from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
+from nfnets.training.boards import Boards, open_boards
 from nfnets.training.initial_weights import initial_variables
 from nfnets.training.metrics import Row
-from nfnets.training.optimizer import make_optimizer
+from nfnets.training.optimizer import count_trained, make_optimizer
 from nfnets.training.recipe import Recipe
 from nfnets.training.report import RunFacts
 from nfnets.training.run_data import (
@@ -34,7 +36,6 @@ from nfnets.training.run_data import (
 )
 from nfnets.training.stages import describe_stages
 from nfnets.training.state import TrainState, init_state
-from nfnets.training.tensorboard import Board
 
 Log = Callable[[str], None]
 
@@ -51,7 +52,7 @@ class Run:
     test_source: Source
     label_sets: np.ndarray | None  # int32 [K, L]; None where an image has one label
     facts: RunFacts
-    board: Board
+    boards: Boards
     stop_requested: Callable[[], bool]  # the same answer on every process
 
 
@@ -68,6 +69,8 @@ class Position:
       saving_step: the step whose save is under way, -1 when none is.
       failed_saves: in a row.
       label_sets: sha256 of the sets that the steps were made with; None without.
+      seconds: wall-clock time that the run had taken when this process went on with it.
+      started: when that was, by ``time.monotonic``.
     """
 
     step: int = 0
@@ -78,6 +81,13 @@ class Position:
     saving_step: int = -1
     failed_saves: int = 0
     label_sets: str | None = None
+    seconds: float = 0.0
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def elapsed(self) -> float:
+        """Wall-clock seconds of the run until now, without what was lost."""
+        return self.seconds + time.monotonic() - self.started
 
     def fetch_window(self) -> None:
         """Brings the window's metrics to the host as Python numbers (exact)."""
@@ -94,6 +104,7 @@ class Position:
             "damaged": processes.total(self.damaged),
             "num_devices": parallel.num_devices(),
             "label_sets": self.label_sets,
+            "seconds": self.elapsed,
         }
 
 
@@ -104,6 +115,7 @@ def prepare(
     stop_requested: Callable[[], bool],
     command: str,
     changes: dict[str, str],
+    wandb_project: str | None,
 ) -> Run:
     """Checks everything that can be wrong before anything is compiled."""
     train_source = open_split(recipe, "train")
@@ -120,15 +132,18 @@ def prepare(
     shapes = flops.abstract_variables(model, recipe.train_image_size)
     tx = make_optimizer(recipe, shapes["params"])
     num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    num_trained = count_trained(shapes["params"], recipe.optim)
     check_same_everywhere(recipe, label_sets, train_source, test_source)
     facts = RunFacts(
         command=command,
         changes=changes,
         num_params=num_params,
+        num_trained=num_trained,
         devices=parallel.describe(),
         data=describe_data(recipe, label_sets, train_source, test_source),
     )
-    log(f"model    {recipe.model}: {num_params:,} parameters")
+    some = f", {num_trained:,} of them trained" if num_trained < num_params else ""
+    log(f"model    {recipe.model}: {num_params:,} parameters{some}")
     log(f"data     {facts.data}")
     log(f"input    {describe_backend(recipe.data.backend)}")
     log(f"devices  {facts.devices}, batch {recipe.batch_size}")
@@ -144,7 +159,7 @@ def prepare(
         test_source=test_source,
         label_sets=label_sets,
         facts=facts,
-        board=Board(directory, log),
+        boards=open_boards(directory, recipe.to_dict(), wandb_project, log),
         stop_requested=processes.StopVote(stop_requested),
     )
 
@@ -192,7 +207,7 @@ def drop_torn_row(directory: epath.Path, log: Log) -> None:
 
 
 def log_row(run: Run, position: Position, values: Row) -> Row:
-    """Gives a row of this step; process 0 writes it (metrics.jsonl, TensorBoard)."""
+    """Gives a row of this step; process 0 writes it (metrics.jsonl, boards)."""
     row = {
         "step": position.step,
         "epoch": position.step / run.recipe.steps_per_epoch,
@@ -200,7 +215,7 @@ def log_row(run: Run, position: Position, values: Row) -> Row:
     }
     if processes.is_main():
         workdir.append_row(run.directory, row)
-        run.board.write(position.step, values)
+        run.boards.write(position.step, values)
     return row
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -12,48 +12,44 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from nfnets.errors import UserError
 from nfnets.training.storage import is_remote, write_atomically
 
 
-class Board:
-    """Writes events beside the metrics; gives up with one line when it cannot.
+class TensorBoard:
+    """Writes events beside the metrics.
 
     Args:
       directory: where TensorBoard will look; the file is made at the first write.
-      log: is told when the file cannot be written.
     """
 
-    def __init__(self, directory: epath.Path, log: Callable[[str], None]) -> None:
+    def __init__(self, directory: epath.Path) -> None:
         self._directory = directory
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._log = log
         self._writer: Any = None
-        self._given_up = False
 
-    def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Adds the numbers among ``values`` at this step."""
-        self._guarded(lambda: self._write(step, values))
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds the numbers of this step.
 
-    def close(self) -> None:
-        """Closes the file; harmless when there is none."""
-        if self._writer is not None:
-            self._guarded(self._writer.close)
-        if self._temporary is not None:
-            self._temporary.cleanup()
-
-    def _write(self, step: int, values: Mapping[str, Any]) -> None:
+        Raises:
+          OSError: they cannot be written; or a UserError, on remote storage.
+        """
         if self._writer is None:
             self._writer = EventsWriter(f"{self._local_directory()}/events")
         for name, value in values.items():
-            if isinstance(value, int | float):
-                summary = scalar(name, value)
-                event = Event(wall_time=time.time(), step=step, summary=summary)
-                self._writer.write_event(event)
+            summary = scalar(name, value)
+            event = Event(wall_time=time.time(), step=step, summary=summary)
+            self._writer.write_event(event)
         self._writer.flush()
         if self._temporary is not None:  # objects on remote storage cannot grow
             for path in epath.Path(self._temporary.name).iterdir():
                 write_atomically(self._directory / path.name, path.read_bytes())
+
+    def close(self) -> None:
+        """Closes the file; harmless when there is none."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._temporary is not None:
+            self._temporary.cleanup()
 
     def _local_directory(self) -> str:
         """Where the file can grow: the directory itself, if it is local."""
@@ -61,12 +57,3 @@ class Board:
             return str(self._directory)
         self._temporary = tempfile.TemporaryDirectory()
         return self._temporary.name
-
-    def _guarded(self, action: Callable[[], Any]) -> None:
-        if self._given_up:
-            return
-        try:
-            action()
-        except (OSError, UserError) as error:
-            self._given_up = True
-            self._log(f"no TensorBoard events from here on: {error}")

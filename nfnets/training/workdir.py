@@ -12,6 +12,7 @@ from typing import Any
 from etils import epath
 
 from nfnets.errors import UserError
+from nfnets.training.added_fields import with_added_fields
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
 from nfnets.training.storage import is_remote, refusals_of, write_atomically
@@ -135,7 +136,7 @@ def check_shared(workdir: epath.Path) -> None:
 def read_config(path: epath.Path) -> dict[str, Any]:
     """The recipe, as nested plain values, that a work directory's run was given."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return with_added_fields(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot read {path} ({error}); it says whose run this directory holds: "

@@ -1,0 +1,77 @@
+"""The report's account of a run: steps, time, restarts, speed."""
+
+import dataclasses
+
+import pytest
+from helpers import tiny_recipe
+
+from nfnets.training.curves import last_panel
+from nfnets.training.report import RunFacts, run_lines
+from nfnets.training.session import Position
+
+FACTS = RunFacts(
+    command="",
+    changes={},
+    num_params=1000,
+    num_trained=1000,
+    devices="1 x cpu",
+    data="digits",
+)
+
+
+def train_row(step, speed):
+    counts = {"train/skipped_total": 1, "train/damaged_images": 2}
+    return {"step": step, "train/images_per_second": speed, **counts}
+
+
+def lines_of(rows, facts=FACTS, seconds=0.0):
+    recipe = tiny_recipe(batch_size=20)
+    lines = run_lines(rows, recipe, facts, seconds)
+    return dict(line.removeprefix("- ").split(": ", 1) for line in lines)
+
+
+def test_restarts_and_time_are_counted():
+    """Restarted at steps 10 and 20, and once more when all was done."""
+    last = tiny_recipe(batch_size=20).total_steps
+    rows = [
+        train_row(20, 100.0),
+        {"step": 10, "event": "resumed"},
+        train_row(20, 200.0),
+        {"step": 20, "event": "resumed"},
+        train_row(40, 400.0),
+        train_row(last, 400.0),
+        {"step": last, "event": "resumed"},
+    ]
+    lines = lines_of(rows, seconds=3600 + 2 * 60 + 3.4)
+    assert lines["time"].startswith("1 h 02 min 03 s ")
+    assert "restarts: 2," in lines["time"]
+    # Medians of 200, 400 and 400 images/s: what was done again counts once.
+    assert lines["speed"].startswith("0.05 s per step, 400 images/s")
+    assert lines["steps"].startswith(f"{last} of {last} with 20 images, ")
+    assert f"{last * 20:,} images seen" in lines["steps"]
+    assert "1 updates skipped" in lines["steps"]
+    assert "2 damaged images" in lines["steps"]
+
+
+def test_a_run_that_has_just_begun():
+    lines = lines_of([])
+    assert lines["steps"].startswith("0 of ")
+    assert lines["speed"] == "not measured yet"
+    assert lines["model"] == "nfnet_f0, 1,000 parameters, from random weights"
+    probe = dataclasses.replace(FACTS, num_trained=10)
+    assert "1,000 parameters, 10 of them trained" in lines_of([], probe)["model"]
+
+
+def test_time_goes_on_after_a_restart():
+    record = Position(step=7, seconds=100.0).record()
+    assert 100 <= record["seconds"] < 110
+    old = {"step": 7, "window": [], "damaged": 0, "label_sets": None}
+    assert Position(**old).elapsed < 10  # a checkpoint from before time was kept
+
+
+@pytest.mark.parametrize("clips", [True, False])
+def test_the_last_panel_shows_every_clipped_group_or_the_gradient(clips):
+    row = {"step": 1, "train/grad_norm": 2.0}
+    clipped = {"train/agc_clipped": 0.1, "train/agc_clipped/weights": 0.2}
+    _, keys, _ = last_panel([row | clipped if clips else row, {"step": 1}])
+    assert set(keys) == (set(clipped) if clips else {"train/grad_norm"})
