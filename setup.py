@@ -68,6 +68,7 @@ setup(
         "nfnets.benchmark",
         "nfnets.data",
         "nfnets.data.native",
+        "nfnets.step_benchmark",
         "nfnets.sweep",
         "nfnets.training",
         "nfnets.weights",

@@ -27,7 +27,13 @@ from nfnets.training.loop import Result, train_and_evaluate
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
 from nfnets.training.recipe_parts import CONSTANT
-from nfnets.training.step_time import StepTime, Timer, compare, make_timer
+from nfnets.training.step_time import (
+    StepTime,
+    Timer,
+    compare,
+    make_timer,
+    prepare_step,
+)
 from nfnets.training.storage import is_remote, write_atomically
 from nfnets.training.typed_config import from_mapping
 
@@ -103,7 +109,8 @@ class Reference:
 def make_reference(recipe: Recipe, num_classes: int) -> Reference:
     """Compiles the backbone's step once, for all candidates of this process."""
     recipe = recipe.for_source(num_classes=num_classes)
-    return Reference(make_timer(recipe, lambda line: None), num_params_of(recipe))
+    timer = make_timer(prepare_step(recipe, lambda line: None))
+    return Reference(timer, num_params_of(recipe))
 
 
 def num_params_of(recipe: Recipe) -> int:
@@ -163,7 +170,7 @@ def step_time(
     if not path.exists():
         reference = make_backbone()
         own = recipe.for_source(num_classes=num_classes)
-        timed = compare(make_timer(own, log), reference.timer)
+        timed = compare(make_timer(prepare_step(own, log)), reference.timer)
         record = dataclasses.asdict(timed) | {
             "num_params": num_params_of(own),
             "backbone_params": reference.num_params,

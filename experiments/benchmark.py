@@ -3,7 +3,9 @@
 ``input`` runs our loaders and those of others on the same JPEGs, each in a process of
 its own, pinned to --cores, in several rounds, and prints a Markdown table.
 ``memory`` runs our loader over many batches and prints what it needed at most.
-``step`` times the train steps of several networks or recipes in turns, on this device.
+``step`` times the train steps of several networks or recipes in turns, on this device,
+with memory, compile time and the shares of the device's measured peaks.
+``both`` runs a recipe's loader, its step, and the loop of both, and names the slower.
 
 What is not installed is named, with the command that installs it, and left out.
 The first two are for Linux only. docs/benchmarks.md says what is measured and what came
@@ -16,7 +18,6 @@ the command, which one line says.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from typing import Any
 from nfnets.benchmark import images as image_set
 from nfnets.benchmark.job import Job
 from nfnets.benchmark.memory import format_memory
-from nfnets.benchmark.report import machine, versions
+from nfnets.benchmark.report import say, surroundings, write_json
 from nfnets.benchmark.runner import (
     MeasurementFailed,
     parse_cores,
@@ -44,7 +45,6 @@ from nfnets.benchmark.variants import (
     missing_packages,
 )
 from nfnets.errors import UserError
-from nfnets.training.config_files import load_config
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 MADE_UP_IMAGES = 300
@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
             "input": measure_input,
             "memory": measure_memory,
             "step": measure_steps,
+            "both": measure_steps,
         }
         return commands[args.command](args)
     except MeasurementFailed as error:
@@ -95,9 +96,26 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         "--config", required=True, help="names of configs, separated by ,"
     )
     step.add_argument("--models", default="", help="of one config; default: its own")
-    step.add_argument("--size", type=int, help="pixels; default: the last stage's")
-    step.add_argument("--batch_size", type=int, help="default: the config's")
-    step.add_argument("--json", help="file for all numbers")
+    step.add_argument("--inference", action="store_true", help="at the test size")
+    step.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: own")
+    step.add_argument("--compare", choices=("timm",), help="each form in a process")
+    step.add_argument("--forms", help="with --compare: of both sides, separated by ,")
+    step.add_argument("--rounds", type=int, default=1, help="with --compare")
+    step.add_argument("--seconds", type=float, default=4.0, help="with --compare: each")
+    step.add_argument("--budget_s", type=float, default=3600.0, help="with --compare")
+    both = commands.add_parser("both", help="loader, train step, and both together")
+    both.add_argument("--config", required=True, help="the name of a config")
+    both.add_argument("--models", default="", help="one; default: the config's own")
+    both.add_argument("--source", help="data.source; default: the config's")
+    both.add_argument("--data_dir", help="of tfds: sources; default: the config's")
+    both.add_argument("--seconds", type=float, default=4.0, help="of each, 5 times")
+    for command in (step, both):
+        command.add_argument("--size", type=int, help="pixels; default: last stage's")
+        command.add_argument("--batch_size", type=int, help="default: the config's")
+        command.add_argument(
+            "--profile", help="folder for a trace (TensorBoard, XProf)"
+        )
+        command.add_argument("--json", help="file for all numbers")
     for command in (speed, memory):
         command.add_argument("--size", type=int, default=224, help="side, in pixels")
         command.add_argument("--cores", default="0", help="such as 0 or 0,1 or 0-3")
@@ -111,12 +129,15 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Refuses counts below 1, and systems without /proc."""
-    if args.command != "step" and not sys.platform.startswith("linux"):
+    if args.command in ("input", "memory") and not sys.platform.startswith("linux"):
         raise UserError(f"measuring needs Linux's /proc; this is {sys.platform}")
     for name in ("size", "batches", "batch_size", "rounds"):
         value = vars(args).get(name)
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; expected 1 or more")
+    for name in ("seconds", "budget_s"):
+        if vars(args).get(name, 1) <= 0:
+            raise UserError(f"--{name} is {vars(args)[name]}; expected more than 0")
 
 
 def measure_input(args: argparse.Namespace) -> int:
@@ -181,24 +202,13 @@ def measure_memory(args: argparse.Namespace) -> int:
 
 
 def measure_steps(args: argparse.Namespace) -> int:
-    """Compares train steps with the first one's; returns the exit status."""
-    from nfnets.training.step_benchmark import (
-        benchmark_recipes,
-        compare_steps,
-        format_steps,
-    )
+    """Times train steps, alone or with their input; returns the exit status."""
+    # JAX would take the devices, which are for the processes that `input` starts.
+    from nfnets.step_benchmark.commands import run_both, run_step
+    from nfnets.training.config_files import load_config
 
-    recipes = benchmark_recipes(
-        [load_config(name, CONFIG_DIR) for name in args.config.split(",")],
-        [name for name in args.models.split(",") if name],
-        image_size=args.size,
-        batch_size=args.batch_size,
-    )
-    rows = compare_steps(recipes, say)
-    print(f"\n{format_steps(rows)}")
-    context = {"settings": vars(args), "machine": machine(), "versions": versions()}
-    write_json(args.json, {**context, "rows": [asdict(row) for row in rows]})
-    return 0
+    run = run_step if args.command == "step" else run_both
+    return run(args, lambda name: load_config(name, CONFIG_DIR))
 
 
 def job_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -225,13 +235,8 @@ def prepare_images(path: str | None, directory: Path) -> dict[str, Any]:
 def describe_run(
     args: argparse.Namespace, description: dict[str, Any]
 ) -> dict[str, Any]:
-    """Settings, images, machine and versions."""
-    return {
-        "settings": vars(args),
-        "images": description,
-        "machine": machine(),
-        "versions": versions(),
-    }
+    """Surroundings and images."""
+    return {**surroundings(vars(args)), "images": description}
 
 
 def headline(context: dict[str, Any]) -> str:
@@ -257,17 +262,6 @@ def say_left_out(wanted: Sequence[Variant], left_out: dict[str, list[str]]) -> N
             lines[variant.loader] = f"no module {modules}; {variant.install}"
     for loader, reason in lines.items():
         print(f"left out: {loader}: {reason}", flush=True)
-
-
-def write_json(path: str | None, content: dict[str, Any]) -> None:
-    """Writes all numbers where --json says."""
-    if path is not None:
-        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def say(message: str) -> None:
-    """Progress, beside the table on stdout."""
-    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-ConvForm = Literal["native", "split", "shifted", "matmul"]
+ConvForm = Literal["native", "split", "dense", "shifted", "matmul"]
 Padding = str | Sequence[tuple[int, int]]
 
 # The probes of a network are sown here; see `sow_probe`.
@@ -86,10 +86,11 @@ def conv2d(
       strides: step in both directions.
       padding: ``SAME``, ``VALID`` or (before, after) pixels for H and for W.
       groups: number of channel groups; ``C`` makes the convolution depthwise.
-      form: ``native`` (one XLA convolution), ``split`` (one per group), ``shifted``
-        (depthwise only: a multiply-add per kernel tap) or ``matmul`` (1 x 1 kernels
-        only); None chooses by backend. Where a form does not apply, the native one
-        is taken. All give the same values and gradients up to rounding.
+      form: ``native`` (one XLA convolution), ``split`` (one per group), ``dense`` (one
+        without groups, whose kernel is 0 between them), ``shifted`` (depthwise only: a
+        multiply-add per kernel tap) or ``matmul`` (1 x 1 kernels only); None chooses
+        by backend. Where a form does not apply, the native one is taken. All give the
+        same values and gradients up to rounding.
 
     Returns:
       [N, H', W', D].
@@ -100,6 +101,9 @@ def conv2d(
         return _shifted_conv2d(x, kernel, strides, padding)
     if form == "split" and groups > 1:
         return _split_conv2d(x, kernel, strides, padding, groups)
+    if form == "dense" and groups > 1:
+        dense = _block_diagonal(kernel, groups)
+        return _native_conv2d(x, dense, strides, padding, 1)
     is_pointwise = kernel.shape[:2] == (1, 1) and isinstance(padding, str)
     if form == "matmul" and groups == 1 and is_pointwise:
         return _pointwise_conv2d(x, kernel, strides)

@@ -42,13 +42,16 @@ def wait_for_a_moment(
     while training or evaluating; "save": while a checkpoint is written.
     """
     kind = generator.choice(kinds.split())
-    wanted = len(rows_of(workdir)) + generator.randint(1, 10)
+    # Before the first row what an earlier kill left of a save may still be there.
+    rows = 1 if kind == "save" else generator.randint(1, 10)
+    wanted = len(rows_of(workdir)) + rows
     delay = {"start": 10.0, "rows": 0.1, "save": 0.03}[kind]
 
     def has_come() -> bool:
-        if kind == "save":
-            return any((workdir / "checkpoints").glob("*tmp*"))
-        return kind == "start" or len(rows_of(workdir)) >= wanted
+        if kind == "start":
+            return True
+        saves = kind != "save" or any((workdir / "checkpoints").glob("*tmp*"))
+        return saves and len(rows_of(workdir)) >= wanted
 
     def goes_on() -> bool:
         return all(process.poll() is None for process in started)

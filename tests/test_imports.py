@@ -82,10 +82,21 @@ def test_benchmark_knows_no_models_and_loads_no_peer_early(path):
     assert not {n for n in imports(path, top_level_only=True) if within(n, PEERS)}
 
 
+BENCHMARKS = ("benchmark", "step_benchmark")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_only_the_benchmark_uses_the_benchmark(path):
-    if path.parent.name != "benchmark":
-        assert not {n for n in own(path) if within(n, ("nfnets.benchmark",))}
+def test_only_the_benchmarks_use_the_benchmarks(path):
+    if path.parent.name not in BENCHMARKS:
+        theirs = tuple(f"nfnets.{name}" for name in BENCHMARKS)
+        assert not {n for n in own(path) if within(n, theirs)}
+
+
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("nfnets/step_benchmark/*.py")), ids=str
+)
+def test_step_benchmark_loads_no_peer_early(path):
+    assert not {n for n in imports(path, top_level_only=True) if within(n, PEERS)}
 
 
 TRAINING_MAY_USE = (

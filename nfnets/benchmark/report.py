@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,3 +50,19 @@ def machine() -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "time": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def surroundings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings, machine and versions, for a file of numbers."""
+    return {"settings": dict(settings), "machine": machine(), "versions": versions()}
+
+
+def write_json(path: str | None, content: Mapping[str, Any]) -> None:
+    """Writes all numbers; None writes none."""
+    if path is not None:
+        Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def say(message: str) -> None:
+    """Progress, beside the table on stdout."""
+    print(message, file=sys.stderr, flush=True)

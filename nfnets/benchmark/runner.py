@@ -18,7 +18,7 @@ from nfnets.benchmark.variants import Variant
 from nfnets.errors import UserError
 
 # Every library in one thread, unless its loader says otherwise, and no accelerator.
-_ENVIRONMENT = {
+ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "JAX_PLATFORMS": "cpu",
@@ -136,11 +136,19 @@ def run_process(
     job: Mapping[str, Any],
     cores: Sequence[int],
     timeout_s: float | None = 600,
+    environment: Mapping[str, str] = ONE_THREAD,
 ) -> dict[str, Any]:
     """Runs ``python -m MODULE JOB RESULT`` on these cores and returns its result.
 
+    Args:
+        module: to run.
+        job: what it is told, JSON values.
+        cores: that it is pinned to.
+        timeout_s: after which it is ended; None waits.
+        environment: variables that it gets beside those of this process.
+
     Raises:
-        MeasurementFailed: no result, or not in time (``None``: no limit).
+        MeasurementFailed: no result, or not in time.
     """
     start = _PINNED_START.format(cores=tuple(cores))
     with tempfile.TemporaryDirectory(prefix="nfnets-job-") as directory:
@@ -152,7 +160,7 @@ def run_process(
                 [sys.executable, "-c", start, module, str(job_file), str(result)],
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **environment},
                 start_new_session=True,
             )
             try:

@@ -80,6 +80,29 @@ def compile_step(
     return Compiled(compiled, time.monotonic() - started)
 
 
+def memory_of(step: Any) -> int | None:
+    """Bytes that a compiled step needs on a device; None where that is not known.
+
+    Its state counts once: the new one takes the old one's place.
+    """
+    # With several processes a step is not compiled yet, and some backends do not tell.
+    analysis = getattr(step, "memory_analysis", lambda: None)()
+    if analysis is None:
+        return None
+    return (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+
+
+def traffic_of(step: Any) -> float | None:
+    """Bytes that a compiled step reads and writes; None where that is not known."""
+    costs = getattr(step, "cost_analysis", lambda: None)()
+    return None if not costs else costs.get("bytes accessed")
+
+
 class CompiledSteps:
     """The steps of a run's stages, each setting compiled once, in threads of their own.
 

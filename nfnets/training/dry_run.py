@@ -16,7 +16,7 @@ from nfnets.data.mixing import check_mixing
 from nfnets.errors import UserError
 from nfnets.initialize import init_variables
 from nfnets.training import parallel
-from nfnets.training.compiled_steps import abstract_batch, compile_step
+from nfnets.training.compiled_steps import abstract_batch, compile_step, memory_of
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.recipe import Recipe
 from nfnets.training.stages import Stage, describe_stages
@@ -84,16 +84,10 @@ def check_memory(step: Any, log: Callable[[str], None]) -> None:
     Raises:
       UserError: it needs more.
     """
-    needs = step.memory_analysis()
-    if needs is None:  # some backends do not tell
+    needed = memory_of(step)
+    if needed is None:
         log("memory   this backend does not say what the step needs")
         return
-    needed = (
-        needs.argument_size_in_bytes
-        + needs.output_size_in_bytes
-        - needs.alias_size_in_bytes
-        + needs.temp_size_in_bytes
-    )
     available = _device_memory()
     log(f"memory   {needed / 1e9:.2f} GB a device of {available / 1e9:.2f} GB")
     if needed > available:

@@ -106,7 +106,14 @@ def train_and_evaluate(
         )
         state, position = restore_or_init(run, manager, log)
         progress = stack.enter_context(Progress(run.recipe, position.step))
-        batches = stack.enter_context(make_batches(run, position, progress.warn))
+        batches = make_batches(
+            run.recipe,
+            run.train_source,
+            progress.warn,
+            start_step=position.step,
+            damaged=position.damaged,
+        )
+        stack.enter_context(batches)
         trainer = Trainer(
             run=run,
             manager=manager,

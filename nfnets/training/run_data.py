@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from pathlib import Path
 
 import numpy as np
 
-import effnetv2
-import nfnets
-import resnet_rs
+from nfnets import registry
 from nfnets.data.backends import choose_backend
 from nfnets.data.sources import Source, open_source
 from nfnets.errors import UserError
@@ -51,8 +50,11 @@ def digest_of(label_sets: np.ndarray | None) -> str | None:
 def digest_of_code() -> str:
     """Sha256 of the Python files of our packages, by name, wherever they lie."""
     digest = hashlib.sha256()
-    for package in (nfnets, effnetv2, resnet_rs):
-        root = Path(package.__path__[0])
+    for package in sorted({family.partition(".")[0] for family in registry.FAMILIES}):
+        spec = importlib.util.find_spec(package)  # does not import it
+        assert spec is not None
+        assert spec.origin is not None
+        root = Path(spec.origin).parent
         for file in sorted(root.rglob("*.py")):
             text = file.read_bytes()
             digest.update(f"{file.relative_to(root)} {len(text)}\n".encode())

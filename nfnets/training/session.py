@@ -204,25 +204,33 @@ def log_row(run: Run, position: Position, values: Row) -> Row:
     return row
 
 
-def make_batches(run: Run, position: Position, log: Log) -> TrainIterator:
-    """The batches of all steps from ``position.step`` on, through all stages.
+def make_batches(
+    recipe: Recipe, source: Source, log: Log, *, start_step: int = 0, damaged: int = 0
+) -> TrainIterator:
+    """The batches of all steps from ``start_step`` on, through all stages.
 
     Each process makes its own devices' share.
+
+    Args:
+      recipe: with ``for_source`` applied.
+      source: the training split.
+      log: is told of each damaged image once.
+      start_step: steps done before.
+      damaged: images that were damaged in them, in this process's share.
     """
-    recipe = run.recipe
     return make_train_iter(
-        run.train_source,
+        source,
         stages=recipe.stages,
         batch_size=recipe.batch_size,
         num_devices=len(parallel.devices()),
         seed=recipe.seed,
-        start_step=position.step,
+        start_step=start_step,
         max_damaged=recipe.data.max_damaged,
         threads=recipe.data.threads,
         backend=recipe.data.backend,
         drop_last=recipe.data.drop_last,
         log=log,
-        damaged=position.damaged,
+        damaged=damaged,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -25,7 +25,7 @@ from nfnets.training.compiled_steps import compile_step
 from nfnets.training.dry_run import random_batch
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.recipe import Recipe
-from nfnets.training.state import init_state
+from nfnets.training.state import TrainState, init_state
 
 BLOCKS = 11
 WARM_UP_STEPS = 1
@@ -54,11 +54,35 @@ class StepTime:
 Timer = Callable[[int], float]
 
 
-def make_timer(recipe: Recipe, log: Callable[[str], None]) -> Timer:
-    """Compiles the first stage's step of a recipe; the result runs and times it.
+@dataclasses.dataclass(frozen=True)
+class PreparedStep:
+    """A compiled train step, and what to call it with.
 
-    The state lies on the device only while a block runs, so that a timer kept for
-    long takes no memory there.
+    Attributes:
+      step: (state, batch) -> (state, metrics), on all devices of this process.
+      state: the one before the first step, on the host.
+      batch: random pixels and labels, on the host; device axis first.
+      compile_seconds: tracing included; 0 with several processes, where the first call
+        compiles.
+      image_size: pixels.
+      flops_per_mac: floating-point operations per multiply-add of a forward pass: 2 for
+        that pass, and twice as many for gradients.
+    """
+
+    step: Any
+    state: Any
+    batch: dict[str, np.ndarray]
+    compile_seconds: float
+    image_size: int
+    flops_per_mac: float
+
+    def placed_state(self) -> Any:
+        """A copy of the state on the devices, for the step to take over."""
+        return parallel.place_state(jax.tree.map(np.copy, self.state))
+
+
+def prepare_step(recipe: Recipe, log: Callable[[str], None]) -> PreparedStep:
+    """Compiles the first stage's step of a recipe.
 
     Args:
       recipe: with ``for_source`` applied.
@@ -68,27 +92,42 @@ def make_timer(recipe: Recipe, log: Callable[[str], None]) -> Timer:
     shapes = flops.abstract_variables(model, stage.image_size)
     tx = make_optimizer(recipe, shapes["params"])
 
-    def first_state(variables: Any) -> Any:
+    def first_state(variables: Any) -> TrainState:
         return init_state(variables, tx, keep_ema=recipe.ema_decay is not None)
 
     abstract = jax.eval_shape(first_state, shapes)
     label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
     compiled = compile_step(stage, recipe, model, tx, abstract, label_sets)
-    step = compiled.step
     log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
     variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
-    state_on_host = jax.device_get(first_state(variables))
-    batch_on_host = random_batch(recipe, stage)
+    state = jax.device_get(first_state(variables))
+    ascent = recipe.sam.batch_fraction if recipe.sam.rho else 0.0
+    return PreparedStep(
+        compiled.step,
+        state,
+        random_batch(recipe, stage),
+        compiled.seconds,
+        image_size=stage.image_size,
+        flops_per_mac=6 * (1 + ascent),
+    )
+
+
+def make_timer(prepared: PreparedStep) -> Timer:
+    """Runs and times a step.
+
+    The state lies on the device only while a block runs, so that a timer kept for
+    long takes no memory there.
+    """
 
     def time_block(steps: int) -> float:
-        state = parallel.place_state(jax.tree.map(np.copy, state_on_host))
-        batch = parallel.place_batch(batch_on_host)
+        state = prepared.placed_state()
+        batch = parallel.place_batch(prepared.batch)
         for _ in range(WARM_UP_STEPS):
-            state, _ = step(state, batch)
+            state, _ = prepared.step(state, batch)
         jax.block_until_ready(state)
         started = time.perf_counter()
         for _ in range(steps):
-            state, _ = step(state, batch)
+            state, _ = prepared.step(state, batch)
         jax.block_until_ready(state)
         return (time.perf_counter() - started) / steps
 

@@ -1,0 +1,1 @@
+"""Train steps, measured beside each other, timm's, and the input pipeline."""

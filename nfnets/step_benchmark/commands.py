@@ -1,0 +1,77 @@
+"""The commands ``step`` and ``both`` of experiments/benchmark.py."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from nfnets.benchmark.report import say, surroundings, write_json
+from nfnets.errors import UserError
+from nfnets.step_benchmark.loop import format_loop, measure_loop
+from nfnets.step_benchmark.peak import measure_peak
+from nfnets.step_benchmark.side_by_side import (
+    OUR_FORMS,
+    TIMM_FORMS,
+    format_cases,
+    measure_side_by_side,
+)
+from nfnets.step_benchmark.steps import benchmark_recipes, compare_steps, format_steps
+from nfnets.training.recipe import Recipe
+
+LoadConfig = Callable[[str], Any]
+
+
+def run_step(args: argparse.Namespace, load_config: LoadConfig) -> int:
+    """Compares train steps, with the first one's or timm's; gives the exit status."""
+    recipes = benchmark_recipes(
+        [load_config(name) for name in args.config.split(",")],
+        [name for name in args.models.split(",") if name],
+        image_size=args.size,
+        batch_size=args.batch_size,
+        dtype=args.dtype,
+    )
+    if args.compare is not None:
+        return _run_beside_timm(args, recipes)
+    rows = compare_steps(recipes, say, args.profile, inference=args.inference)
+    print(f"\n{format_steps(rows)}")
+    content = {**surroundings(vars(args)), "rows": [asdict(row) for row in rows]}
+    write_json(args.json, content)
+    return 0
+
+
+def _run_beside_timm(args: argparse.Namespace, recipes: Sequence[Recipe]) -> int:
+    forms = args.forms.split(",") if args.forms else [OUR_FORMS[0], *TIMM_FORMS]
+    cases = measure_side_by_side(
+        recipes,
+        forms,
+        rounds=args.rounds,
+        seconds=args.seconds,
+        budget_s=args.budget_s,
+        log=say,
+    )
+    peak = measure_peak(recipes[0].dtype)
+    print(f"\n{format_cases(cases, peak.flops)}")
+    content = {**surroundings(vars(args)), "peak": asdict(peak)}
+    write_json(args.json, {**content, "cases": [asdict(case) for case in cases]})
+    return int(any(case.failure for case in cases))
+
+
+def run_both(args: argparse.Namespace, load_config: LoadConfig) -> int:
+    """Measures a recipe's loader, step and loop; gives the exit status."""
+    config = load_config(args.config)
+    config.data.source = args.source or config.data.source
+    config.data.data_dir = args.data_dir or config.data.data_dir
+    recipe, *others = benchmark_recipes(
+        [config],
+        [name for name in args.models.split(",") if name],
+        image_size=args.size,
+        batch_size=args.batch_size,
+    )
+    if others:
+        raise UserError(f"--models is {args.models}; expected one network")
+    speed = measure_loop(recipe, args.seconds, say, args.profile)
+    print(f"\n{format_loop(f'{recipe.name}: {recipe.model}', speed)}")
+    write_json(args.json, {**surroundings(vars(args)), **asdict(speed)})
+    return 0

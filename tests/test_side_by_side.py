@@ -1,0 +1,109 @@
+"""Train steps beside timm's: what is compared, the table, and both sides run."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, tiny_recipe
+
+from nfnets import flops
+from nfnets.errors import UserError
+from nfnets.step_benchmark.job import StepResult, time_steps
+from nfnets.step_benchmark.side_by_side import (
+    Case,
+    format_cases,
+    measure_side_by_side,
+)
+from nfnets.step_benchmark.timm_side import timm_name
+
+RESULT = StepResult(
+    seconds=0.5,
+    spread=0.02,
+    cpu_seconds=0.8,
+    first_seconds=7.0,
+    memory_bytes=2_000_000_000,
+    loss=2.3,
+    params=10,
+)
+
+
+def test_ratios_are_to_timms_best_form():
+    recipe = tiny_recipe()
+    faster = dataclasses.replace(RESULT, seconds=0.25, cpu_seconds=0.2)
+    cases = [
+        Case(recipe, "ours", (RESULT,)),
+        Case(recipe, "timm eager NHWC", (faster,)),
+        Case(recipe, "timm eager NCHW", (RESULT,)),
+        Case(recipe, "timm compile NHWC", failure="no compiler"),
+    ]
+    macs = flops.count(recipe.create_model(), recipe.train_image_size).macs
+    peak = 6 * macs * recipe.batch_size / 0.5  # all of it
+    lines = format_cases(cases, peak).splitlines()[2:]
+    ours, nhwc, nchw, failed = ([c.strip() for c in x.split("|")] for x in lines)
+    assert ours[5] == f"{recipe.batch_size / 0.5:.1f}"
+    assert ours[6:11] == ["500.0", "2%", "800", "7.0", "2.00"]
+    assert ours[11:-1] == ["100.0%", "0.50", "0.25"]
+    assert nhwc[-3:-1] == ["1.00", "1.00"]
+    assert nchw[-3:-1] == ["0.50", "0.25"]
+    assert failed[5] == "no compiler"
+
+
+def test_steps_are_timed_in_whole_blocks():
+    calls = []
+    seconds, spread, cpu = time_steps(lambda: calls.append(1), lambda: None, 1e-9)
+    assert len(calls) == 3 + 1 + 5  # warm-up, the one that is looked at, five blocks
+    assert min(seconds, spread, cpu) >= 0
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("nfnet_f1", "dm_nfnet_f1"),
+        ("effnetv2_s", "tf_efficientnetv2_s"),
+        ("resnet_rs_50", "resnetrs50"),
+        ("resnet50", "resnet50"),
+    ],
+)
+def test_names_in_timm(ours, theirs):
+    assert timm_name(ours) == theirs
+
+
+def test_mistakes_are_said_before_anything_runs():
+    def measure(recipe, forms):
+        measure_side_by_side(
+            [recipe], forms, rounds=1, seconds=1, budget_s=1, log=print
+        )
+
+    with pytest.raises(UserError, match="no form 'ours fast' of a step; expected ours"):
+        measure(tiny_recipe(), ["ours fast"])
+    with pytest.raises(UserError, match="accumulates gradients"):
+        measure(tiny_recipe(accumulation_steps=2), ["ours"])
+
+
+def test_without_time_nothing_is_begun():
+    (case,) = measure_side_by_side(
+        [tiny_recipe()], ["ours"], rounds=1, seconds=1, budget_s=0, log=print
+    )
+    assert (case.results, case.failure) == ((), "no time was left")
+
+
+def test_the_program_runs_both_sides(tmp_path):
+    out = tmp_path / "steps.json"
+    has_timm = importlib.util.find_spec("timm") is not None
+    forms = ["ours"] + ["timm eager NHWC"] * has_timm
+    command = [sys.executable, ROOT / "experiments" / "benchmark.py", "step"]
+    flags = ["--config=rsb_pytorch", "--models=resnet18", "--size=32", "--batch_size=4"]
+    compared = ["--compare=timm", f"--forms={','.join(forms)}", "--seconds=0.1"]
+    result = subprocess.run(
+        [*command, *flags, *compared, f"--json={out}"], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    cases = json.loads(out.read_text())["cases"]
+    assert [case["form"] for case in cases] == forms
+    params = {case["results"][0]["params"] for case in cases}
+    assert params == {11_689_512}  # PyTorch's resnet18, on both sides
