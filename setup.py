@@ -74,7 +74,7 @@ setup(
         "nfnets.weights",
         "resnet_rs",
     ],
-    package_data={"nfnets": ["py.typed"]},
+    package_data={"nfnets": ["py.typed"], "nfnets.data": ["imagenet_classes.txt"]},
     ext_modules=[
         Extension(
             f"{NATIVE.replace('/', '.')}._native",
@@ -122,6 +122,7 @@ setup(
         "hf": ["datasets>=4.0"],
         "keras": ["h5py>=3.10"],
         "export": ["flatbuffers>=24.3"],
+        "docs": ["pdoc>=16.0"],  # docs/api.md
         "dev": DEV,
         "gpu": ["jax[cuda12]>=0.8"],
         "tpu": ["jax[tpu]>=0.8"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from effnetv2.reward import PARAMS_EXPONENT, STEP_TIME_EXPONENT, pareto_front
 from effnetv2.scaling import SCALES, eval_size, scale_found, train_size
 from effnetv2.search_candidates import network_recipe
 from effnetv2.search_directory import Settings
+from nfnets.training.figures import new_figure, save_figure
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
 from nfnets.training.report import versions, write_csv
@@ -114,11 +114,7 @@ def _noise(backbone: Sequence[Row]) -> list[str]:
 
 def draw_pareto(path: epath.Path, rows: Sequence[Row], best: Row) -> None:
     """Draws accuracy against step time and against parameters, fronts included."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 5)
     panels: tuple[tuple[str, Callable[[Row], float]], ...] = (
         ("train step, relative to the backbone's", lambda row: row["step_time"]),
         ("parameters (M)", lambda row: row["num_params"] / 1e6),
@@ -148,9 +144,7 @@ def draw_pareto(path: epath.Path, rows: Sequence[Row], best: Row) -> None:
         axes.set_ylabel("accuracy on held-out training images")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def create_model_line(backbone: Backbone, stages: Sequence[str]) -> str:

@@ -3,11 +3,13 @@
     python experiments/evaluate.py --workdir=RUN
     python experiments/evaluate.py --workdir=RUN --sets=val,real,v2 --real=FILE --v2=DIR
     python experiments/evaluate.py --workdir=RUN --sizes=160,224,288 --crops=0.875,1.0
+    python experiments/evaluate.py --workdir=RUN --per_class
     python experiments/evaluate.py --config=NAME --config.init_from=FILE --out=DIR
 
 Of a run the last checkpoint is taken, weights and moving average; --checkpoint names
 another. The results go to evaluations.json; with --sizes or --crops instead to
-resolution_sweep.csv and resolution_sweep.png.
+resolution_sweep.csv and resolution_sweep.png. --per_class also writes accuracies class
+by class (per_class_SET.csv) and, of few classes, confusion_SET.png.
 
 Exit status: 0 complete, 2 a mistake in the command, data or settings (one line says
 which), 75 interrupted (what was finished is written), 1 anything else.
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 try:
     from absl import flags
@@ -26,7 +28,6 @@ try:
     from nfnets.command_line import (
         EXIT_INTERRUPTED,
         end_with_status,
-        parse_flags,
         quiet_checkpoint_library,
         say,
         stop_on_signals,
@@ -34,9 +35,8 @@ try:
     )
     from nfnets.errors import EXIT_COMPLETE, UserError
     from nfnets.training import processes
-    from nfnets.training.config_files import rewrite_argv
-    from nfnets.training.recipe import Recipe
     from nfnets.training.storage import as_path
+    from nfnets.weights_flags import WeightsChoice, choose_weights
 except ImportError as missing:
     print(f'error: {missing}; training needs: pip install ".[train]"', file=sys.stderr)
     sys.exit(2)
@@ -57,6 +57,7 @@ flags.DEFINE_string("data_dir", None, "Of tfds: sets; default the config's.")
 flags.DEFINE_string("checkpoint", "last", "last, best, or a step.")
 flags.DEFINE_list("sizes", [], "A sweep: image sizes in pixels.")
 flags.DEFINE_list("crops", [], "A sweep: crop ratios, above 0, at most 1.")
+flags.DEFINE_bool("per_class", False, "Also accuracies and confusions by class.")
 flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0; found by itself on a cluster."
 )
@@ -74,17 +75,11 @@ def run_command(argv: list[str]) -> int:
     if {"--help", "-h", "-help"} & set(argv[1:]):
         print(f"{__doc__}\n{FLAGS.module_help(sys.modules[__name__])}")
         return EXIT_COMPLETE
-    arguments, name = rewrite_argv(argv, CONFIG_DIR)
-    fields = [argument for argument in arguments if argument.startswith("--config.")]
-    if name is None and fields:
-        raise UserError(f"{fields[0]} needs --config=NAME; without it the run's counts")
-    parse_flags(arguments, FLAGS)
-    recipe = None if name is None else Recipe.from_config(FLAGS.config)
-    initial = any(field.startswith("--config.init_from") for field in fields)
-    check_what(recipe, initial)
+    choice, _ = choose_weights(argv, FLAGS, CONFIG_DIR)
+    if choice.run is None and FLAGS.out is None:
+        raise UserError("a file of weights needs --out=DIR, where the results go")
     if not FLAGS.sets:
         raise UserError("--sets names none; expected some of val, real and v2")
-    which = chosen_checkpoint(FLAGS.checkpoint)
     sizes = [number(text, int, "--sizes") for text in FLAGS.sizes]
     crops = [number(text, float, "--crops") for text in FLAGS.crops]
     use_compilation_cache()
@@ -95,40 +90,7 @@ def run_command(argv: list[str]) -> int:
         log=lambda message: print(message, flush=True),
     )
     quiet_checkpoint_library()
-    return evaluate(recipe, which, sizes, crops, stop_on_signals())
-
-
-def check_what(recipe: Recipe | None, initial: bool) -> None:
-    """Refuses flags that do not say which weights, or say it twice.
-
-    Args:
-      recipe: of --config; None without.
-      initial: whether --config.init_from is among the arguments.
-    """
-    if FLAGS.workdir is not None and initial:
-        raise UserError(
-            "--workdir and --config.init_from both name weights; give one of them "
-            "(with a file: --out=DIR for the results)"
-        )
-    if FLAGS.workdir is not None:
-        return
-    if recipe is None or recipe.init_from is None or FLAGS.out is None:
-        raise UserError(
-            "give --workdir=RUN, or --config=NAME --config.init_from=FILE --out=DIR"
-        )
-    if FLAGS.checkpoint != "last":
-        raise UserError(
-            f"--checkpoint={FLAGS.checkpoint} is of a run, which --workdir names"
-        )
-
-
-def chosen_checkpoint(text: str) -> int | Literal["best"] | None:
-    """A step, "best", or None for the last."""
-    if text == "best":
-        return "best"
-    if text != "last" and not text.isdecimal():
-        raise UserError(f"--checkpoint is {text!r}; expected last, best or a step")
-    return None if text == "last" else int(text)
+    return evaluate(choice, sizes, crops, stop_on_signals())
 
 
 def number(text: str, kind: Any, flag: str) -> Any:
@@ -140,29 +102,20 @@ def number(text: str, kind: Any, flag: str) -> Any:
 
 
 def evaluate(
-    recipe: Recipe | None,
-    which: int | Literal["best"] | None,
-    sizes: list[int],
-    crops: list[float],
-    stop_requested: Any,
+    choice: WeightsChoice, sizes: list[int], crops: list[float], stop_requested: Any
 ) -> int:
     """Evaluates, and writes each result as soon as it is there."""
     from nfnets.training import evaluate_sets
     from nfnets.training.evaluation_sets import Places
 
-    if FLAGS.workdir is not None:
-        run = as_path(FLAGS.workdir)
-        tested = evaluate_sets.read_run_weights(run, recipe, which, say)
-    else:
-        assert recipe is not None  # check_what
-        tested = evaluate_sets.read_file_weights(recipe, say)
     complete = evaluate_sets.evaluate_and_write(
-        tested,
+        choice.read(say),
         FLAGS.sets,
         Places(FLAGS.val, FLAGS.real, FLAGS.v2, FLAGS.data_dir),
         as_path(FLAGS.out or FLAGS.workdir),
         sizes=sizes,
         crops=crops,
+        by_class=FLAGS.per_class,
         log=say,
         stop_requested=stop_requested,
     )

@@ -62,7 +62,9 @@ def say(message: str) -> None:
         print(message, flush=True)
 
 
-def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
+def parse_flags(
+    arguments: list[str], values: flags.FlagValues, *, paths: bool = False
+) -> list[str]:
     """Parses with absl; its errors and the config library's become one line.
 
     ``--config.model_overrides.FIELD`` takes any field of a model's row, since no config
@@ -71,7 +73,12 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
     Args:
       arguments: as ``config_files.rewrite_argv`` gives them.
       values: ``absl.flags.FLAGS``, with a ``config`` among them.
+      paths: whether there may be arguments that are no flags, before or after these.
+
+    Returns:
+      Those arguments.
     """
+    values.set_gnu_getopt(paths)
     row_fields = [match for a in arguments if (match := _ROW_FIELD.fullmatch(a))]
     plain = [a for a in arguments if not _ROW_FIELD.fullmatch(a)]
     absent = [a for a in plain if a.startswith("--config.") and a.endswith("=None")]
@@ -90,12 +97,13 @@ def parse_flags(arguments: list[str], values: flags.FlagValues) -> None:
             known = re.match(r"Key \"(\S+)\" does not exist", message)
             message = f"the config has no field {known[1] if known else message}"
         raise UserError(f"{message} (--print_config shows all fields)") from error
-    if len(rest) > 1:
+    if len(rest) > 1 and not paths:
         raise UserError(
             f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"
         )
     if row_fields and values.config is not None:
         _override_row(row_fields, values.config)
+    return rest[1:]
 
 
 def _override_row(row_fields: list[re.Match[str]], config: Any) -> None:

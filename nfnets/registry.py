@@ -18,7 +18,8 @@ if typing.TYPE_CHECKING:
     import flax.linen as nn
 
 # One line per family: a module with VARIANTS (name -> frozen row), SMALL_IMAGES (fields
-# of a row for images of about 32 pixels) and build(row, ...).
+# of a row for images of about 32 pixels), blocks(row, stochastic_depth_rate) with an
+# entry for each residual block, and build(row, ...).
 # This is the only place that knows them; they are imported when first asked for.
 FAMILIES: tuple[str, ...] = (
     "nfnets.nfnet",
@@ -65,6 +66,12 @@ def get_variant(name: str, **overrides: Any) -> Any:
     return _replace(name, row, overrides)
 
 
+def count_blocks(name: str) -> int:
+    """Number of residual blocks of a model; it is not built for that."""
+    family = importlib.import_module(family_of(name))
+    return len(family.blocks(family.VARIANTS[name], 0.0))
+
+
 def small_image_overrides(name: str) -> dict[str, Any]:
     """Fields of a model's row that keep its stem from shrinking small images."""
     return dict(importlib.import_module(family_of(name)).SMALL_IMAGES)
@@ -72,8 +79,13 @@ def small_image_overrides(name: str) -> dict[str, Any]:
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names of all models that match the shell pattern, sorted."""
-    names = [name for f in FAMILIES for name in importlib.import_module(f).VARIANTS]
+    names = [name for family in FAMILIES for name in models_of(family)]
     return sorted(fnmatch.filter(names, pattern))
+
+
+def models_of(family: str) -> list[str]:
+    """Names of a family's models, in the order of its table."""
+    return list(importlib.import_module(family).VARIANTS)
 
 
 def family_of(name: str) -> str:

@@ -54,9 +54,10 @@ SMALL_IMAGES: Mapping[str, Any] = {"patch": 4, "train_size": 32, "eval_size": 32
 _EPSILON = 1e-6  # of the layer norms
 
 
-def stochastic_depth_rates(depth: int, rate: float) -> list[float]:
-    """Of every block, for both of its branches: block i of n has rate * i / (n - 1)."""
-    return [rate * i / max(1, depth - 1) for i in range(depth)]
+def blocks(row: ViTConfig, stochastic_depth_rate: float) -> tuple[float, ...]:
+    """Of every block, the rate of both its branches: i / (n - 1) of it in block i."""
+    last = max(1, row.depth - 1)
+    return tuple(stochastic_depth_rate * i / last for i in range(row.depth))
 
 
 def resize_positions(positions: Array, grid: tuple[int, int]) -> Array:
@@ -237,8 +238,7 @@ class ViT(nn.Module):
         x = self._tokens(images)
         sow_moments(self, 0, x)
         maps: dict[str, Array] = {}
-        rates = stochastic_depth_rates(row.depth, self.stochastic_depth_rate)
-        for i, rate in enumerate(rates):
+        for i, rate in enumerate(blocks(row, self.stochastic_depth_rate)):
             block = ViTBlock(
                 row.heads, row.mlp_ratio, rate, self.dtype, name=f"block{i}"
             )

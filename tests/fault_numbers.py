@@ -25,10 +25,11 @@ from tfds_files import CLASSES, example, jpeg, records, write_dataset
 from nfnets.data.sources import Source
 from nfnets.initialize import init_variables
 from nfnets.training import parallel
+from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluation import evaluate
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.state import init_state
-from nfnets.training.steps import make_eval_step, make_train_step
+from nfnets.training.steps import make_train_step
 
 NUM_DEVICES = 4
 

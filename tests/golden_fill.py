@@ -37,8 +37,13 @@ def golden_array(name: str, shape: Sequence[int]) -> np.ndarray:
     if leaf == "hidden":  # equal to its sibling
         return golden_array(name.removesuffix("hidden") + "average", shape)
     rule = _RULES[f"{module}/{leaf}" if leaf == "average" else leaf]
+    return np.asarray(rule(_noise(name, shape)), np.float32)
+
+
+def _noise(name: str, shape: Sequence[int]) -> np.ndarray:
+    """Standard normal noise, float64, that a name and a shape alone decide."""
     generator = np.random.RandomState(zlib.crc32(name.encode()))
-    return np.asarray(rule(np.asarray(generator.standard_normal(shape))), np.float32)
+    return np.asarray(generator.standard_normal(shape))
 
 
 def golden_arrays(shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
@@ -64,8 +69,7 @@ def timm_arrays(
     arrays = {}
     for name, shape in shapes.items():
         module, _, leaf = name.rpartition(".")
-        generator = np.random.RandomState(zlib.crc32(name.encode()))
-        noise = np.asarray(generator.standard_normal(shape))
+        noise = _noise(name, shape)
         if leaf == "num_batches_tracked":
             noise = np.zeros(shape)
         elif leaf == "running_mean":
@@ -104,13 +108,40 @@ def keras_arrays(
     arrays = {}
     for name, shape in shapes.items():
         leaf = name.rpartition("/")[2]
-        generator = np.random.RandomState(zlib.crc32(name.encode()))
-        noise = np.asarray(generator.standard_normal(shape))
+        noise = _noise(name, shape)
         if leaf == "kernel":
             # A depthwise kernel is [kh, kw, C, 1].
             fan_in = shape[:2] if len(shape) == 4 and shape[3] == 1 else shape[:-1]
             noise = gain * noise / np.sqrt(math.prod(fan_in))
         else:
             noise = _KERAS_RULES[leaf](noise)
+        arrays[name] = np.asarray(noise, np.float32)
+    return arrays
+
+
+# our leaf -> function of standard normal noise; others, such as scales, are near 1
+_OUR_RULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "bias": lambda n: 0.05 * n,
+    "mean": lambda n: 0.1 * n,
+    "var": lambda n: 1.0 + 0.1 * np.abs(n),
+}
+
+
+def our_arrays(
+    shapes: Mapping[str, Sequence[int]], gain: float = 1.0
+) -> dict[str, np.ndarray]:
+    """All variables of ours, by "collection/modules/leaf"; as `timm_arrays`.
+
+    Names of no other program take part: what these weights give after an export tests
+    the export by itself.
+    """
+    arrays = {}
+    for name, shape in shapes.items():
+        leaf = name.rpartition("/")[2]
+        noise = _noise(name, shape)
+        if leaf == "kernel":
+            noise = gain * noise / np.sqrt(math.prod(shape[:-1]))
+        else:
+            noise = _OUR_RULES.get(leaf, lambda n: 1.0 + 0.1 * n)(noise)
         arrays[name] = np.asarray(noise, np.float32)
     return arrays

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 import pytest
+import xla_flags
 from flax import traverse_util
 
 from nfnets.data import native
@@ -192,6 +195,31 @@ def tiny_recipe(**changes: Any) -> Recipe:
         "log_every_steps": 2,
     }
     return recipe_of("digits", **(plain | changes))
+
+
+def run_script(script: str, *arguments: str, cache: Path) -> tuple[int, str, str]:
+    """Runs a program of ``experiments/`` on one device.
+
+    Args:
+      script: its file name.
+      arguments: of its command line.
+      cache: folder for what is compiled.
+
+    Returns:
+      Exit status, standard output, standard error.
+    """
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / script, *arguments],
+        env=os.environ
+        | {
+            "XLA_FLAGS": xla_flags.devices(1),
+            "JAX_COMPILATION_CACHE_DIR": str(cache),
+        },
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return done.returncode, done.stdout, done.stderr
 
 
 def sample_image(name: str) -> bytes:

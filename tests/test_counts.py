@@ -11,9 +11,8 @@ import pytest
 from nfnets.flops import (
     abstract_variables,
     count,
-    count_jaxpr_macs,
+    count_jaxpr,
     count_macs,
-    count_macs_of,
     count_params,
     count_params_of,
 )
@@ -207,7 +206,9 @@ def test_overridden_network_counts_by_hand():
     head = 16 * 10
     params = sum(weights.values()) + gains_and_biases + 1 + head + 10
     assert count_params_of(model) == params
-    assert count_macs_of(model, 8) == 64 * sum(weights.values()) + head
+    macs = 64 * sum(weights.values()) + head
+    activations = 64 * (8 + 16 + 4 + 4 + 16) + 10
+    assert count(model, 8) == (params, macs, activations)
 
 
 def test_forms_of_one_grouped_convolution_count_alike():
@@ -216,7 +217,7 @@ def test_forms_of_one_grouped_convolution_count_alike():
         traced = jax.make_jaxpr(
             lambda x, k, form=form: conv2d(x, k, strides=2, groups=2, form=form)
         )(x, kernel)
-        assert count_jaxpr_macs(traced.jaxpr) == 5 * 5 * 256 * 9 * 64
+        assert count_jaxpr(traced.jaxpr) == (5 * 5 * 256 * 9 * 64, 5 * 5 * 256)
 
 
 def test_count_enters_scan_jit_cond_and_checkpoint():
@@ -231,4 +232,5 @@ def test_count_enters_scan_jit_cond_and_checkpoint():
         return jax.lax.cond(x.sum() > 0, lambda x: x @ matrix, lambda x: x, x)
 
     traced = jax.make_jaxpr(forward)(jnp.zeros((2, 4)))
-    assert count_jaxpr_macs(traced.jaxpr) == 2 * 4 * 4 * (3 + 1 + 1)
+    runs = 3 + 1 + 1
+    assert count_jaxpr(traced.jaxpr) == (2 * 4 * 4 * runs, 2 * 4 * runs)

@@ -5,37 +5,28 @@ from __future__ import annotations
 import csv
 import functools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import xla_flags
 from etils import epath
-from helpers import ROOT, tiny_recipe, with_changes
+from helpers import run_script, with_changes
 from PIL import Image
+from saved_run import CLASSES, PIXELS, RECIPE, network, save_run
 
 from nfnets.data.normalization import normalize
 from nfnets.errors import UserError
-from nfnets.initialize import init_variables
-from nfnets.training import checkpoint, evaluate_sets, workdir
+from nfnets.training import checkpoint, evaluate_sets, parallel, tested_weights, workdir
+from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluate_only import evaluate_only
 from nfnets.training.evaluation_results import Result, read_results, write_result
 from nfnets.training.evaluation_sets import Places
 from nfnets.training.recipe import Recipe
 from nfnets.training.resolution_sweep import CSV, table
-from nfnets.training.state import TrainState
-from nfnets.training.steps import make_eval_step
 from nfnets.weights import save_weights
 
-CLASSES = 12
-RECIPE = tiny_recipe(data__num_classes=CLASSES)
-PIXELS = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
 # Of three sets at once: images that count, and how many of them are right.
 EXPECTED = {
     "val": {"examples": 6, "top1": 2 / 6, "top5": 4 / 6},
@@ -54,42 +45,6 @@ class Made(NamedTuple):
     run: Path
     recipe: Recipe
     places: Places
-
-
-@functools.cache
-def network(seed: int) -> Any:
-    """Variables whose guesses differ between images."""
-    model = RECIPE.create_model()
-    variables = init_variables(model, jax.random.key(seed), 8)
-    head = variables["params"]["head"]
-    head["kernel"] = 100 * head["kernel"]
-    apply = jax.jit(lambda v, x: model.apply(v, normalize(x), train=False))
-    head["bias"] = -apply(variables, PIXELS).mean(axis=0)
-    return variables
-
-
-def save_run(
-    run: Path, scores: dict[int, float | None], recipe: Recipe = RECIPE
-) -> None:
-    """A run whose checkpoint at step s has ``network(s)``.
-
-    Its average is that of seed s + 1.
-    """
-    run.mkdir()
-    workdir.claim(epath.Path(run), recipe)
-    with checkpoint.open_manager(epath.Path(run) / workdir.CHECKPOINTS, str) as manager:
-        for step, score in scores.items():
-            state = TrainState(
-                step=jnp.asarray(step, jnp.int32),
-                params=network(step)["params"],
-                batch_stats={},
-                opt_state=(),
-                ema_params=network(step + 1)["params"],
-                ema_batch_stats={},
-                skipped=jnp.zeros(2, jnp.int32),
-            )
-            checkpoint.save(manager, state, {"step": step}, score)
-            checkpoint.finish(manager)
 
 
 def guesses(seed: int) -> np.ndarray:
@@ -156,9 +111,9 @@ def run_sets(tested, names, places, **options) -> tuple[list[Result], list]:
     return results, said
 
 
-def last_of(made: Made, **changes) -> evaluate_sets.Tested:
+def last_of(made: Made, **changes) -> tested_weights.Tested:
     recipe = with_changes(made.recipe, **changes)
-    return evaluate_sets.read_run_weights(epath.Path(made.run), recipe, None, quiet)
+    return tested_weights.read_run_weights(epath.Path(made.run), recipe, None, quiet)
 
 
 @pytest.fixture
@@ -201,7 +156,7 @@ def test_the_last_checkpoint_unless_another_is_named(tmp_path):
         assert sorted(manager.all_steps()) == [10, 20, 30]
     for which, step in ((None, 30), ("best", 10), (20, 20), (30, 30)):
         said: list[str] = []
-        tested = evaluate_sets.read_run_weights(run, None, which, said.append)
+        tested = tested_weights.read_run_weights(run, None, which, said.append)
         assert tested.facts["step"] == step
         for prefix, seed in (("eval", step), ("eval_ema", step + 1)):
             found = tested.by_prefix[prefix]["params"]
@@ -209,17 +164,17 @@ def test_the_last_checkpoint_unless_another_is_named(tmp_path):
         kind = which if which == "best" else "last" if which is None else "step"
         assert f"step {step} of 1496 ({kind} checkpoint)" in said[0]
     with pytest.raises(UserError, match="no checkpoint 11; there are: 10, 20, 30"):
-        evaluate_sets.read_run_weights(run, None, 11, quiet)
+        tested_weights.read_run_weights(run, None, 11, quiet)
 
 
 def test_there_is_no_best_of_checkpoints_that_were_not_evaluated(tmp_path):
     save_run(tmp_path / "run", {10: None, 20: None})
     run = epath.Path(tmp_path / "run")
-    assert evaluate_sets.read_run_weights(run, None, None, quiet).facts["step"] == 20
+    assert tested_weights.read_run_weights(run, None, None, quiet).facts["step"] == 20
     with pytest.raises(UserError, match="no checkpoint that was evaluated; there are"):
-        evaluate_sets.read_run_weights(run, None, "best", quiet)
+        tested_weights.read_run_weights(run, None, "best", quiet)
     with pytest.raises(UserError, match=r"cannot read .*config\.json"):
-        evaluate_sets.read_run_weights(epath.Path(tmp_path), None, None, quiet)
+        tested_weights.read_run_weights(epath.Path(tmp_path), None, None, quiet)
 
 
 def test_the_same_numbers_as_run_py_gives(tmp_path):
@@ -227,7 +182,7 @@ def test_the_same_numbers_as_run_py_gives(tmp_path):
     save_run(tmp_path / "run", {30: 0.5})
     row = evaluate_only(RECIPE, epath.Path(tmp_path / "run"), log=quiet)
     run = epath.Path(tmp_path / "run")
-    tested = evaluate_sets.read_run_weights(run, None, None, quiet)
+    tested = tested_weights.read_run_weights(run, None, None, quiet)
     (result,), _ = run_sets(tested, ["val"], Places())
     for prefix, metrics in result.metrics.items():
         assert {f"{prefix}/{key}": value for key, value in metrics.items()} == {
@@ -248,6 +203,7 @@ def test_sizes_and_crops(made, tmp_path, traced):
         out,
         sizes=[8, 12],
         crops=[0.5, 1.0],
+        by_class=False,
         log=said.append,
         stop_requested=bool,
     )
@@ -262,6 +218,53 @@ def test_sizes_and_crops(made, tmp_path, traced):
     (shown,) = [line for line in said if line.startswith("v2 top-1")]
     assert shown.splitlines()[0].split()[-4:] == ["crop", "0.5", "crop", "1"]
     assert shown.splitlines()[1].split()[-1] == "50.00"
+
+
+@pytest.mark.parametrize("num_devices", [1, 4])
+def test_numbers_by_class(made, tmp_path, monkeypatch, num_devices):
+    """V2 has of each class one image that is right and one that is not; ReaL has none.
+
+    Counts are the same on any number of devices, and add up to those of the set.
+    """
+    monkeypatch.setattr(parallel, "devices", lambda: jax.devices()[:num_devices])
+    out = epath.Path(tmp_path / "out")
+    said: list[str] = []
+    evaluate_sets.evaluate_and_write(
+        last_of(made),
+        ["val", "real", "v2"],
+        made.places,
+        out,
+        sizes=[],
+        crops=[],
+        by_class=True,
+        log=said.append,
+        stop_requested=bool,
+    )
+    assert "no numbers by class of real: its images have several labels" in str(said)
+    first = guesses(30)[:, 0]
+    rows = list(csv.DictReader((out / "per_class_v2.csv").read_text().splitlines()))
+    for label, row in enumerate(rows):
+        wrong = first[np.flatnonzero(first != label)[0]]
+        got = [row[c] for c in ("label", "examples", "top1", "wrong_label")]
+        assert got == [str(label), "2", "0.5", str(wrong)]
+        assert row["wrong_count"] == "1"
+    entry = read_results(out / "evaluations.json")["v2"]
+    for name in ("top1", "top5"):
+        hits = sum(round(2 * float(row[name])) for row in rows)
+        assert hits / 24 == entry[name]
+    examples = [
+        int(row["examples"])
+        for row in csv.DictReader((out / "per_class_val.csv").read_text().splitlines())
+    ]
+    assert sum(examples) == 6
+    names = sorted(path.name for path in out.iterdir())
+    kinds = ("val.", "val_ema.", "v2.", "v2_ema.")
+    made_files = [f"confusion_{kind}png" for kind in kinds]
+    made_files += [f"per_class_{kind}csv" for kind in kinds]
+    assert names == sorted([*made_files, "evaluations.json"])
+    assert (out / "confusion_v2.png").read_bytes().startswith(b"\x89PNG")
+    for name in (*made_files, "evaluations.json"):
+        assert name in said[-1]
 
 
 def test_the_table_has_a_line_per_size(made):
@@ -370,22 +373,7 @@ def test_a_missing_folder_of_v2_is_noticed(made, tmp_path):
 def program(tmp_path_factory):
     """Runs experiments/evaluate.py on one device; gives (status, stdout, stderr)."""
     cache = tmp_path_factory.mktemp("compiled")
-    environment = os.environ | {
-        "XLA_FLAGS": xla_flags.devices(1),
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-    }
-
-    def run(*flags: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [sys.executable, ROOT / "experiments" / "evaluate.py", *flags],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        return done.returncode, done.stdout, done.stderr
-
-    return run
+    return functools.partial(run_script, "evaluate.py", cache=cache)
 
 
 def test_three_sets_by_one_command(made, program, tmp_path):
@@ -418,13 +406,21 @@ def test_weights_of_a_file_need_no_run(made, program, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "give --workdir=RUN, or --config=NAME --config.init_from=FILE --out=DIR"),
+        (
+            [],
+            "give --workdir=RUN, or --config=NAME --config.init_from=FILE, to say",
+        ),
+        (["--config=digits", "--config.init_from=y"], "needs --out=DIR, where the"),
         (["--workdir=x", "--config.seed=1"], "--config.seed=1 needs --config=NAME"),
         (
             ["--workdir=x", "--config=digits", "--config.init_from=y"],
             "both name weights",
         ),
         (["--workdir=x", "--checkpoint=newest"], "expected last, best or a step"),
+        (
+            ["--workdir=x", "digit.png"],
+            "unexpected argument 'digit.png'",
+        ),
         (["--workdir=x", "--sizes=8,large"], "--sizes has 'large', which is no number"),
     ],
 )

@@ -8,9 +8,9 @@ from helpers import tiny_recipe, with_changes
 from nfnets.data.sources import open_source
 from nfnets.initialize import init_variables
 from nfnets.training import parallel
+from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluation import evaluate, round_up
 from nfnets.training.metrics import mean, window_row
-from nfnets.training.steps import make_eval_step
 
 
 class Part:

@@ -16,11 +16,12 @@ from nfnets.errors import UserError
 from nfnets.initialize import init_variables
 from nfnets.training import losses, parallel, workdir
 from nfnets.training.dry_run import dry_run
+from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluate_only import evaluate_only
 from nfnets.training.loop import train_and_evaluate
 from nfnets.training.optimizer import make_optimizer
 from nfnets.training.state import init_state
-from nfnets.training.steps import make_eval_step, make_train_step
+from nfnets.training.steps import make_train_step
 
 NAMES = ("animal", "beagle", "cat", "dog")
 CLOSURE = {"beagle": ["dog", "animal"], "dog": ["dog", "animal", "dog"]}

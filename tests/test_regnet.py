@@ -88,7 +88,8 @@ def test_parameters_macs_and_stages(name, golden):
     expected, row = golden("timm_regnet_vit")["counts"][name], get_variant(name)
     model = create_model(name, num_classes=1000)
     for size in (224, 160):
-        assert count(model, size) == (expected["params"], expected[f"macs_{size}"])
+        counts = count(model, size)
+        assert counts[:2] == (expected["params"], expected[f"macs_{size}"])
     first = [b for b in blocks(row, 0.0) if b.name.endswith("block0")]
     found = [
         [depth, width, groups, spec.se_channels]

@@ -97,7 +97,7 @@ def test_parameters_macs_and_names_equal_timm(name, golden):
     expected = golden("resnet_timm")[name]
     for size, macs in expected["macs"].items():
         counts = count(create_model(name, num_classes=1000), int(size))
-        assert counts == (expected["params"], macs)
+        assert counts[:2] == (expected["params"], macs)
         published = GMACS.get((name, int(size)), GMACS.get(name))
         if published is not None:
             assert round(macs / 1e9, 2) == published

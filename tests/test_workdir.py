@@ -48,6 +48,27 @@ def test_a_damaged_config_is_not_taken_for_a_new_directory(tmp_path, recipe):
         workdir.claim(tmp_path, recipe)
 
 
+def test_the_names_of_the_classes_are_kept_and_must_stay(tmp_path):
+    assert workdir.read_class_names(tmp_path) is None
+    workdir.keep_class_names(tmp_path, ("cat", "Kuh"))
+    workdir.keep_class_names(tmp_path, ("cat", "Köhlerfisch"))  # nothing was logged yet
+    workdir.append_row(tmp_path, {"step": 1})
+    workdir.keep_class_names(tmp_path, ("cat", "Köhlerfisch"))
+    assert workdir.read_class_names(tmp_path) == ("cat", "Köhlerfisch")
+    for names, change in (
+        (("cat", "cow"), "label 1 was 'Köhlerfisch' and is 'cow'"),
+        (("cat", "Köhlerfisch", "dog"), "label 2 was None and is 'dog'"),
+        (("cat",), "label 1 was 'Köhlerfisch' and is None"),
+    ):
+        with pytest.raises(UserError, match=change):
+            workdir.keep_class_names(tmp_path, names)
+    (tmp_path / "classes.json").unlink()  # as of a run that is older than the file
+    workdir.keep_class_names(tmp_path, ("cat", "cow"))
+    (tmp_path / "classes.json").write_text('{"cat": 0}')
+    with pytest.raises(UserError, match="no list of names; restore or remove it"):
+        workdir.read_class_names(tmp_path)
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "run").mkdir()

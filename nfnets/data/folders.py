@@ -124,17 +124,22 @@ def _subfolders(folder: str) -> list[str]:
 
 
 def _image_files(folder: str) -> list[str]:
-    """Image files of one class, its subfolders included, sorted by path."""
-    files = []
-    for directory, _, names in os.walk(folder, followlinks=True):
-        for name in names:
-            if is_image(name):
-                files.append(os.path.join(directory, name))
+    files = images_under(folder)
     if not files:
         raise UserError(
             f"class folder {folder} has no images ({', '.join(SUFFIXES)}); add some or "
             "remove the folder"
         )
+    return files
+
+
+def images_under(folder: str) -> list[str]:
+    """Image files of a folder, by their suffix, subfolders included, sorted by path."""
+    files = []
+    for directory, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if is_image(name):
+                files.append(os.path.join(directory, name))
     return sorted(files)
 
 

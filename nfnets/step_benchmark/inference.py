@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfnets.data.normalization import normalize
 from nfnets.initialize import init_variables
 from nfnets.training import parallel
 from nfnets.training.recipe import Recipe
 from nfnets.training.step_time import PreparedStep
-from nfnets.training.steps import normalize
 
 
 def prepare_inference(recipe: Recipe, log: Callable[[str], None]) -> PreparedStep:

@@ -14,10 +14,10 @@ from nfnets.sweep.pictures import (
     label_of,
     outside_legend,
     panels,
-    save_figure,
     style,
 )
 from nfnets.sweep.results import RunResult, Summary, summarise
+from nfnets.training.figures import save_figure
 
 _LOGARITHMIC_FROM = 4.0  # largest over smallest
 

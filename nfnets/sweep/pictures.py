@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from etils import epath
 
 from nfnets.sweep.axes import Cell
 from nfnets.sweep.results import RunResult, by_setting, values_of
-from nfnets.training.storage import write_atomically
+from nfnets.training.figures import new_figure, save_figure
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; grey for their yellow.
 COLOURS = (
@@ -40,25 +39,6 @@ def label_of(setting: Cell) -> str:
     """A setting as a legend shows it: fields without what they belong to."""
     pairs = [f"{f.rpartition('.')[2]} {value}" for f, value in setting]
     return ", ".join(pairs) or "all runs"
-
-
-def new_figure(width: float, height: float, title: str) -> Any:
-    """An empty picture that needs no display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
-    return figure
-
-
-def save_figure(figure: Any, path: epath.Path) -> epath.Path:
-    """Writes a picture as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_atomically(path, buffer.getvalue())
-    return path
 
 
 def outside_legend(figure: Any, axes: Any) -> None:

@@ -13,6 +13,7 @@ from nfnets.data.train_iterator import TrainIterator
 from nfnets.errors import UserError
 from nfnets.training import parallel, processes
 from nfnets.training.compiled_steps import CompiledSteps
+from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluation import evaluate
 from nfnets.training.metrics import window_row
 from nfnets.training.progress import Progress
@@ -21,7 +22,6 @@ from nfnets.training.report import write_reports
 from nfnets.training.saving import must_be_saved, save, settle
 from nfnets.training.session import Position, Run, log_row
 from nfnets.training.state import TrainState
-from nfnets.training.steps import make_eval_step
 from nfnets.training.watchdog import Watchdog
 
 # Steps the host may be ahead of the device: bounds the batches that wait there.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
+from nfnets.training.figures import new_figure, save_figure
 from nfnets.training.metrics import Row
 from nfnets.training.stages import Stage, stage_ends
-from nfnets.training.storage import write_atomically
 
 # Panels of curves.png: title, the keys drawn in it, whether the axis is logarithmic.
 PANELS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
@@ -36,13 +35,8 @@ def draw_curves(
 
     With several stages also their image sizes and regularisation.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     lines = 2 if len(stages) == 1 else 3
-    figure = Figure(figsize=(10, 3.5 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(10, 3.5 * lines, title)
     grid = list(figure.subplots(lines, 2).flat)
     for axes, (name, keys, logarithmic) in zip(grid, PANELS, strict=False):
         for key in keys:
@@ -55,9 +49,7 @@ def draw_curves(
         _label(axes, name)
     if len(stages) > 1:
         _draw_stages(grid[-2], grid[-1], stages)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def _draw_stages(

@@ -13,13 +13,13 @@ from etils import epath
 from nfnets.data.label_sets import open_label_sets
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, processes, workdir
+from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluation import evaluate
 from nfnets.training.initial_weights import read_weights
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
 from nfnets.training.run_data import open_split
 from nfnets.training.run_weights import by_prefix, weight_shapes
-from nfnets.training.steps import make_eval_step
 from nfnets.training.storage import write_atomically
 
 RESULT = "evaluation.json"

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from etils import epath
 
 from nfnets.data.augment_config import check_eval_crop
 from nfnets.data.label_sets import open_label_sets
 from nfnets.errors import UserError
-from nfnets.training import parallel, processes, resolution_sweep
-from nfnets.training.evaluation import evaluate
+from nfnets.training import parallel, per_class, processes, resolution_sweep
+from nfnets.training.class_names import class_names
+from nfnets.training.eval_step import make_eval_step
+from nfnets.training.evaluation import evaluation_sums, row_of
 from nfnets.training.evaluation_results import (
     RESULTS,
     Result,
@@ -32,89 +33,15 @@ from nfnets.training.evaluation_sets import (
     of_one_shape,
     open_sets,
 )
-from nfnets.training.initial_weights import read_weights
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
-from nfnets.training.run_weights import check_network, read_all_weights
-from nfnets.training.steps import make_eval_step
+from nfnets.training.tested_weights import Tested, check_size
 
 _METRICS = ("top1", "top5", "loss", "examples")
 # Evaluation crops that do not read crop_pct.
 _WITHOUT_RATIO = ("resize", "v2")
 
 Log = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Tested:
-    """What is tested.
-
-    Attributes:
-      recipe: says how images are cropped; with the number of classes in place.
-      by_prefix: variables, {"eval": ...} and perhaps {"eval_ema": ...}.
-      facts: for the results: "model", "weights" (in words), "checkpoint" ("last",
-        "best", "step", or "file") and "step" (None of a file).
-    """
-
-    recipe: Recipe
-    by_prefix: dict[str, Any]
-    facts: dict[str, Any]
-
-    @property
-    def num_classes(self) -> int:
-        """Width of the classifier."""
-        return self.by_prefix["eval"]["params"]["head"]["bias"].shape[0]
-
-
-def read_run_weights(
-    run: epath.Path,
-    recipe: Recipe | None,
-    which: int | Literal["best"] | None,
-    log: Log,
-) -> Tested:
-    """Weights, and moving average where there is one, of a run's checkpoint.
-
-    Args:
-      run: the work directory; nothing in it is changed.
-      recipe: says how images are cropped and where val is; None takes the run's own.
-      which: a step; None takes the last checkpoint, "best" the best by its evaluation.
-      log: is told which checkpoint it is.
-
-    Raises:
-      UserError: there is none, or it is of another network than the recipe's.
-    """
-    found = read_all_weights(run, which)
-    theirs, recipe = found.recipe, recipe or found.recipe
-    if recipe.model != theirs.model:
-        raise UserError(
-            f"the run in {run} has the model {theirs.model}, the config "
-            f"{recipe.model}; leave out --config, or set --config.model={theirs.model}"
-        )
-    check_network(recipe, theirs, run, found.by_prefix["eval"])
-    checkpoint = {None: "last", "best": "best"}.get(which, "step")  # type: ignore[arg-type]
-    text = f"{run} step {found.step} of {theirs.total_steps}"
-    log(f"weights  {theirs.model} from {text} ({checkpoint} checkpoint)")
-    if which == "best":
-        log("note     the best was chosen by its score on the evaluation split")
-    facts = {
-        "model": theirs.model,
-        "weights": text,
-        "checkpoint": checkpoint,
-        "step": found.step,
-    }
-    return Tested(recipe, found.by_prefix, facts)
-
-
-def read_file_weights(recipe: Recipe, log: Log) -> Tested:
-    """The weights that ``recipe.init_from`` names.
-
-    Raises:
-      UserError: they cannot be read.
-    """
-    variables, origin = read_weights(recipe)
-    log(f"weights  {recipe.model} from {origin}")
-    facts = {"weights": origin, "checkpoint": "file", "step": None}
-    return Tested(recipe, {"eval": variables}, {"model": recipe.model} | facts)
 
 
 def evaluate_and_write(
@@ -125,16 +52,26 @@ def evaluate_and_write(
     *,
     sizes: Sequence[int],
     crops: Sequence[float],
+    by_class: bool,
     log: Log,
     stop_requested: Callable[[], bool],
 ) -> bool:
     """As ``evaluate_weights``; each result is logged and written when it is there.
 
     With sizes or crops the files of ``resolution_sweep`` are written, and a table is
-    logged at the end; otherwise ``evaluations.json``.
+    logged at the end; otherwise ``evaluations.json``, and those of ``per_class``.
     """
     sweeps = bool(sizes or crops)
+    if sweeps and by_class:
+        raise UserError(
+            "--per_class is of one size and crop; leave out --sizes and --crops, or "
+            "set them by --config=NAME --config.eval.image_size=..."
+        )
     results: list[Result] = []
+    files = list(resolution_sweep.FILES if sweeps else (RESULTS,))
+    classes: tuple[str, ...] = ()
+    if by_class:
+        classes = class_names(tested.run, tested.recipe, tested.num_classes, log)
 
     def write() -> None:
         if sweeps:
@@ -142,6 +79,7 @@ def evaluate_and_write(
             resolution_sweep.write_files(directory, results, title)
         else:
             write_result(directory, results[-1])
+            files.extend(_write_classes(directory, results[-1], classes))
 
     def take(result: Result) -> None:
         results.append(result)
@@ -155,6 +93,7 @@ def evaluate_and_write(
         places,
         sizes=sizes,
         crops=crops,
+        by_class=by_class,
         log=log,
         take=take,
         stop_requested=stop_requested,
@@ -162,7 +101,6 @@ def evaluate_and_write(
     if sweeps and results:
         log(resolution_sweep.table(results))
     if results:
-        files = resolution_sweep.FILES if sweeps else (RESULTS,)
         log(f"wrote    {', '.join(str(directory / name) for name in files)}")
     return complete
 
@@ -174,6 +112,7 @@ def evaluate_weights(
     *,
     sizes: Sequence[int] = (),
     crops: Sequence[float] = (),
+    by_class: bool = False,
     log: Log,
     take: Callable[[Result], None],
     stop_requested: Callable[[], bool] = lambda: False,
@@ -186,6 +125,7 @@ def evaluate_weights(
       places: where the sets are.
       sizes: image sizes in pixels; none takes the recipe's.
       crops: crop ratios; none takes the recipe's.
+      by_class: whether results have counts by class, where images have one label.
       log: is told the counts and the devices.
       take: is given each result when it is there.
       stop_requested: asked between batches.
@@ -209,31 +149,70 @@ def evaluate_weights(
     recipe = tested.recipe.for_source(num_classes=tested.num_classes)
     model = recipe.create_model().clone(dtype=jnp.float32)
     for size in dict.fromkeys(s.eval_image_size for s in settings):
-        _check_size(model, tested.by_prefix["eval"], size)
+        check_size(model, tested.by_prefix["eval"], size)
     log(f"devices  {parallel.describe()}")
-    step = parallel.pmap_eval_step(_eval_step(model, recipe, sets))
+    counted = _counted_sets(recipe, sets, log) if by_class else ()
+    step = parallel.pmap_eval_step(_eval_step(model, recipe, sets, bool(counted)))
     weights = {k: parallel.place_state(tree) for k, tree in tested.by_prefix.items()}
     stopped = processes.StopVote(stop_requested)
     for setting in settings:
         for one in of_one_shape(sets):
-            row = evaluate(
+            sums = evaluation_sums(
                 step, weights, one.source, setting, stopped, one.image_labels
             )
-            if row is None:
+            if sums is None:
                 return False
             facts = tested.facts | {"data": one.source.name}
-            take(Result(one.name, setting, _metrics(row, one.name), facts))
+            counts = {
+                prefix: per_class.count_classes(parts, tested.num_classes)
+                for prefix, parts in sums.items()
+                if one.name in counted
+            }
+            metrics = _metrics(row_of(sums), one.name)
+            take(Result(one.name, setting, metrics, facts, counts))
     return True
 
 
-def _eval_step(model: Any, recipe: Recipe, sets: Sequence[EvaluationSet]) -> Any:
+def _counted_sets(
+    recipe: Recipe, sets: Sequence[EvaluationSet], log: Log
+) -> tuple[str, ...]:
+    """Names of the sets whose images have one label each; says which have several."""
+    several = {s.name for s in sets if s.image_labels is not None}
+    if recipe.data.label_sets is not None:
+        several = {s.name for s in sets}
+    for name in sorted(several):
+        log(f"note     no numbers by class of {name}: its images have several labels")
+    return tuple(s.name for s in sets if s.name not in several)
+
+
+def _write_classes(
+    directory: epath.Path, result: Result, classes: Sequence[str]
+) -> list[str]:
+    """Writes a result's files by class, none where it has no counts; their names."""
+    written = []
+    for prefix, counts in result.counts.items():
+        average = prefix == "eval_ema"
+        suffix = f"{result.name}_ema" if average else result.name
+        title = f"{result.facts['model']} on {result.name}"
+        title += ": moving average" if average else ""
+        paths = per_class.write_classes(directory, suffix, counts, classes, title)
+        written += [path.name for path in paths]
+    return written
+
+
+def _eval_step(
+    model: Any, recipe: Recipe, sets: Sequence[EvaluationSet], guesses: bool
+) -> Any:
     """The step for all sets; label sets of classes are those of val's."""
     label_sets = None
     if recipe.data.label_sets is not None:
         names = sets[0].source.class_names
         label_sets = open_label_sets(recipe.data.label_sets, names)
     return make_eval_step(
-        model, normalization=recipe.data.normalization, label_sets=label_sets
+        model,
+        normalization=recipe.data.normalization,
+        label_sets=label_sets,
+        guesses=guesses,
     )
 
 
@@ -242,18 +221,6 @@ def _metrics(row: Row, name: str) -> dict[str, Row]:
     kept = [key for key in _METRICS if key != "loss" or name != "real"]
     prefixes = dict.fromkeys(key.partition("/")[0] for key in row)
     return {p: {key: row[f"{p}/{key}"] for key in kept} for p in prefixes}
-
-
-def _check_size(model: Any, variables: Any, size: int) -> None:
-    """Refuses a size that the network cannot take, before the first is computed."""
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    try:
-        jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, images)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{type(model).__name__} cannot take images of {size} px: {reason}"
-        ) from error
 
 
 def make_settings(

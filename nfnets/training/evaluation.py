@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,6 +28,29 @@ def evaluate(
     stop_requested: Callable[[], bool] = lambda: False,
     image_labels: np.ndarray | None = None,
 ) -> Row | None:
+    """As ``evaluation_sums``; the metrics of all weights, each under its prefix."""
+    sums = evaluation_sums(
+        eval_step, variables_by_prefix, source, recipe, stop_requested, image_labels
+    )
+    return None if sums is None else row_of(sums)
+
+
+def row_of(sums: Mapping[str, Sequence[Mapping[str, Any]]]) -> Row:
+    """One row of the sums of ``evaluation_sums``."""
+    row: Row = {}
+    for prefix, parts in sums.items():
+        row |= eval_row(parts, prefix)
+    return row
+
+
+def evaluation_sums(
+    eval_step: Any,
+    variables_by_prefix: Mapping[str, Any],
+    source: Source,
+    recipe: Recipe,
+    stop_requested: Callable[[], bool],
+    image_labels: np.ndarray | None,
+) -> dict[str, list[Mapping[str, Any]]] | None:
     """Evaluates one or several sets of weights in one pass over the data.
 
     Args:
@@ -40,7 +63,8 @@ def evaluate(
         where an image has the one label of the source.
 
     Returns:
-      The metrics of every set under its prefix, or None when stopped before the end.
+      What the step gave for each batch, as NumPy arrays, under the prefix of each set
+      of weights; None when stopped before the end.
     """
     num_devices = parallel.num_devices()
     batches = make_eval_iter(
@@ -65,7 +89,4 @@ def evaluate(
                 sums[prefix].append(eval_step(variables, batch))
                 if len(sums[prefix]) > 1:
                     sums[prefix][-2] = jax.device_get(sums[prefix][-2])
-    row: Row = {}
-    for prefix, parts in sums.items():
-        row |= eval_row(jax.device_get(parts), prefix)
-    return row
+    return {prefix: jax.device_get(parts) for prefix, parts in sums.items()}

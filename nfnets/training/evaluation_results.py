@@ -10,6 +10,7 @@ from etils import epath
 
 from nfnets.errors import UserError
 from nfnets.training.metrics import Row
+from nfnets.training.per_class import ClassCounts
 from nfnets.training.recipe import Recipe
 from nfnets.training.storage import write_atomically
 
@@ -25,12 +26,14 @@ class Result:
       recipe: with the size and the crop ratio.
       metrics: by prefix, "top1", "top5", "examples" and, where it is defined, "loss".
       facts: what was tested, on what.
+      counts: by prefix, counts by class; empty where nobody asked for them.
     """
 
     name: str
     recipe: Recipe
     metrics: dict[str, Row]
     facts: dict[str, Any]
+    counts: dict[str, ClassCounts] = dataclasses.field(default_factory=dict)
 
 
 def describe_result(result: Result) -> list[str]:

@@ -96,6 +96,7 @@ def train_and_evaluate(
         def take_over() -> None:
             stack.enter_context(workdir.locked(directory))
             workdir.claim(directory, run.recipe)
+            workdir.keep_class_names(directory, run.train_source.class_names)
 
         processes.on_main(take_over)
         workdir.check_shared(directory)

@@ -61,8 +61,8 @@ class Recipe:
       loss: of training: cross-entropy after ``softmax``, or ``bce``, a binary one per
         class (RSB). Evaluation reports softmax cross-entropy under both, as timm does.
       bce_target_threshold: targets of ``bce`` above it become 1, the others 0, which
-        undoes smoothing; [0, 1); None keeps the mixed, smoothed targets, which sum to
-        1. At 0 each class of a mixed image is a target, whatever its weight.
+        undoes smoothing; [0, 1); None keeps the mixed, smoothed targets, whose sum is
+        one. At 0 each class of a mixed image is a target, whatever its weight.
       bce_sum_to_one: whether the targets above the threshold share a mass of 1.
       bce_smoothing: whether labels are smoothed ``before`` the threshold (timm), which
         forgets it, or ``after`` it.

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from nfnets.training.evaluation_results import Result
+from nfnets.training.figures import new_figure, save_figure
 from nfnets.training.storage import write_atomically
 
 CSV = "resolution_sweep.csv"
@@ -93,13 +94,8 @@ def table(results: Sequence[Result]) -> str:
 
 def draw(path: epath.Path, results: Sequence[Result], title: str) -> None:
     """Top-1 over test size, a line per crop ratio, a panel per set and weights."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     found = panels(results)
-    figure = Figure(figsize=(max(6, 4.5 * len(found)), 4), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title)
+    figure = new_figure(max(6, 4.5 * len(found)), 4, title)
     grid = figure.subplots(1, len(found), squeeze=False)
     for axes, (key, lines) in zip(grid.flat, found.items(), strict=True):
         for crop, points in lines.items():
@@ -111,9 +107,7 @@ def draw(path: epath.Path, results: Sequence[Result], title: str) -> None:
         axes.set_xticks(sorted({s for points in lines.values() for s, _ in points}))
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    write_atomically(path, buffer.getvalue())
+    save_figure(figure, path)
 
 
 def _title(key: tuple[str, bool]) -> str:

@@ -43,7 +43,7 @@ def read_run(recipe: Recipe, path: epath.Path) -> tuple[dict[str, Any], str]:
     Raises:
       UserError: no run, no checkpoint, a damaged one, or another network.
     """
-    run, step = _run_and_step(path)
+    run, step = run_and_step(path)
     theirs = read_recipe(run)
     if theirs.model != recipe.model:
         raise UserError(
@@ -58,6 +58,25 @@ def read_run(recipe: Recipe, path: epath.Path) -> tuple[dict[str, Any], str]:
     check_network(recipe, theirs, run, variables)
     kind = "moving average" if average else "weights, no average was kept"
     return variables, f"{run} step {restored.record['step']} ({kind})"
+
+
+def run_and_step(path: epath.Path) -> tuple[epath.Path, int | None]:
+    """The work directory that a path is or is inside, and the step that it names.
+
+    The step is None where it names none; raises a UserError where there is no run.
+    """
+    places: list[tuple[epath.Path, int | None]] = [(path, None)]
+    if path.name == workdir.CHECKPOINTS:
+        places = [(path.parent, None)]
+    elif path.name.isdecimal() and path.parent.name == workdir.CHECKPOINTS:
+        places.append((path.parent.parent, int(path.name)))
+    for run, step in places:
+        if (run / workdir.CONFIG).exists():
+            return run, step
+    raise UserError(
+        f"{path} is a directory, but not of a run: it has no {workdir.CONFIG}; give a "
+        f"work directory, its {workdir.CHECKPOINTS}/STEP, or a file of weights"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,23 +143,6 @@ def read_recipe(run: epath.Path) -> Recipe:
         return Recipe.from_config(workdir.read_config(config))
     except UserError as error:
         raise UserError(f"{config}: {error}") from error
-
-
-def _run_and_step(path: epath.Path) -> tuple[epath.Path, int | None]:
-    """The work directory that a path is or is inside, and the step that it names."""
-    places: list[tuple[epath.Path, int | None]] = [(path, None)]
-    if path.name == workdir.CHECKPOINTS:
-        places = [(path.parent, None)]
-    elif path.name.isdecimal() and path.parent.name == workdir.CHECKPOINTS:
-        places.append((path.parent.parent, int(path.name)))
-    for run, step in places:
-        if (run / workdir.CONFIG).exists():
-            return run, step
-    raise UserError(
-        f"{path} is a directory, but not of a run: it has no {workdir.CONFIG}; give "
-        f"--config.init_from a work directory, its {workdir.CHECKPOINTS}/STEP, or a "
-        f"file of weights"
-    )
 
 
 def check_network(

@@ -1,4 +1,4 @@
-"""The train step and the evaluation step: pure functions, to be mapped over devices."""
+"""The train step: a pure function, to be mapped over devices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from nfnets.data.mixing import mix
 from nfnets.data.normalization import normalize
 from nfnets.training.losses import (
     binary_cross_entropy,
-    evaluation_loss,
     is_right,
     soft_targets,
     softmax_cross_entropy,
@@ -271,38 +270,3 @@ def _update(
         "skipped_total": skipped[1],
     }
     return kept.replace(step=state.step + 1, skipped=skipped), metrics
-
-
-def make_eval_step(
-    model: Any,
-    axis_name: str = "batch",
-    *,
-    normalization: str = "imagenet",
-    label_sets: np.ndarray | None = None,
-) -> Callable[[Any, Batch], Metrics]:
-    """The step (variables, batch) -> sums over all devices' unmasked examples.
-
-    The batch is one device's share: "image" float32 [B, S, S, 3], "label" int32 [B],
-    "mask" bool [B], False on padding. Returns int32 "top1", "top5", "examples" and the
-    float32 sum "loss" (unsmoothed softmax cross-entropy, whatever the training loss:
-    RSB's validation loss is that too). ``normalization`` is the recipe's. With
-    ``label_sets``, int32 [K, L], or where the batch has "labels" too, int32 [B, L]
-    filled up with -1 (ReaL), a guess is right if it is one of the image's labels.
-    """
-
-    def eval_step(variables: Any, batch: Batch) -> Metrics:
-        images, labels = normalize(batch["image"], normalization), batch["label"]
-        mask = batch["mask"].astype(bool)
-        logits = model.apply(variables, images, train=False)
-        _, best = jax.lax.top_k(logits, min(5, logits.shape[-1]))  # [B, 5]
-        hits = is_right(best, batch.get("labels", labels), label_sets)
-        loss = evaluation_loss(logits, labels, label_sets)
-        sums = {
-            "top1": jnp.sum(hits[:, 0] & mask, dtype=jnp.int32),
-            "top5": jnp.sum(hits.any(axis=-1) & mask, dtype=jnp.int32),
-            "examples": jnp.sum(mask, dtype=jnp.int32),
-            "loss": jnp.sum(jnp.where(mask, loss, 0.0), dtype=jnp.float32),
-        }
-        return jax.lax.psum(sums, axis_name)
-
-    return eval_step

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
@@ -18,6 +18,7 @@ from nfnets.training.storage import is_remote, refusals_of, write_atomically
 from nfnets.training.typed_config import differences
 
 CONFIG = "config.json"
+CLASSES = "classes.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
@@ -74,6 +75,48 @@ def claim(workdir: epath.Path, recipe: Recipe) -> None:
             )
     else:
         write_atomically(config, json.dumps(mine, indent=2) + "\n")
+
+
+def keep_class_names(workdir: epath.Path, names: Sequence[str]) -> None:
+    """Stores the names of a claimed directory's classes, by label, in ``classes.json``.
+
+    Raises:
+      UserError: the run that goes on was trained with others.
+    """
+    names = tuple(names)
+    stored = read_class_names(workdir) if (workdir / METRICS).exists() else None
+    if stored is None:
+        text = json.dumps(names, indent=0, ensure_ascii=False) + "\n"
+        write_atomically(workdir / CLASSES, text)
+    elif stored != names:
+        pairs = zip((*stored, None), (*names, None), strict=False)
+        label, (then, now) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+        raise UserError(
+            f"the classes of the data are not those that the run in {workdir} was "
+            f"trained with: label {label} was {then!r} and is {now!r}; restore the "
+            f"data, or use another --workdir (if they were only renamed, remove "
+            f"{CLASSES})"
+        )
+
+
+def read_class_names(workdir: epath.Path) -> tuple[str, ...] | None:
+    """The names by label; None of a run that was begun before they were stored.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = workdir / CLASSES
+    if not path.exists():
+        return None
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} ({error}); restore or remove it"
+        ) from error
+    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise UserError(f"{path} is no list of names; restore or remove it")
+    return tuple(names)
 
 
 def check_shared(workdir: epath.Path) -> None:

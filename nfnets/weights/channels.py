@@ -22,9 +22,9 @@ def adapt_input_channels(
     its copy to three equal channels gave. Channel i of more (or of two) gets the kernel
     of channel i modulo 3, times 3 / ``in_channels``. It is the standardised kernel that
     is summed or repeated where the first convolution is weight-standardised (in timm
-    the stored one, which makes it another function); its mean, which such a
-    convolution cannot have, is 0 unless 3 does not divide ``in_channels``, and is
-    dropped then.
+    the stored one, whose norm standardisation restores: another function). Such a
+    kernel has mean 0; of a repeated one that has not, as 3 does not divide
+    ``in_channels``, the mean is dropped.
 
     Args:
       variables: of a network for ``in_channels``, or for 3; float32 arrays.

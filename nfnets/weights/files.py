@@ -1,4 +1,4 @@
-"""Weights in files: any known form in, one form out.
+"""Weights in files: any known form in, ours out.
 
 Ours is ``NAME.safetensors``, with names such as "params/stage1_block0/conv0/kernel",
 and ``NAME.json`` beside it, which says of what model it is and its sha256.
@@ -6,10 +6,7 @@ and ``NAME.json`` beside it, which says of what model it is and its sha256.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,28 +17,28 @@ import numpy as np
 from flax import traverse_util
 
 from nfnets.errors import UserError
-from nfnets.flops import abstract_variables, count_params_of
+from nfnets.flops import count_params_of
 from nfnets.registry import create_model, get_variant
-from nfnets.weights.channels import adapt_input_channels, input_channels
-from nfnets.weights.haiku import convert_haiku
+from nfnets.weights.channels import adapt_input_channels
+from nfnets.weights.descriptions import (
+    check_description,
+    describe,
+    description_path,
+)
 from nfnets.weights.hdf5 import read_hdf5, read_keras_archive
-from nfnets.weights.keras import convert_keras, is_keras
-from nfnets.weights.matching import check_names
+from nfnets.weights.naming import HEAD, check_ours, convert, is_statistic, naming_of
 from nfnets.weights.pickles import read_pickle
 from nfnets.weights.readers import (
+    Kind,
     import_safetensors,
     kind_of,
     read_npz,
     read_safetensors,
 )
-from nfnets.weights.timm import convert_timm, is_timm
-
-FORMAT_VERSION = 1
+from nfnets.weights.writing import local_path, output_path, write_files
 
 # Of arrays that may be stored as float32 without losing bits.
 _FLOATS = ("float32", "float16", "bfloat16")
-_HEAD = "params/head/bias"  # as long as there are classes
-_MAX_DESCRIPTION = 2**20
 
 
 def load_weights(
@@ -73,30 +70,43 @@ def load_weights(
       UserError: it cannot be read, or holds the weights of another network.
     """
     get_variant(model_name, **overrides)  # raises for unknown names
-    file = _local(path)
+    file = local_path(path)
     kind = kind_of(file)
-    match kind:
-        case "pickle":
-            arrays = read_pickle(_read_bytes(file), str(file))
-        case "npz":
-            arrays = read_npz(file, _max_bytes(model_name, overrides))
-        case "hdf5":
-            arrays = read_hdf5(file, _max_bytes(model_name, overrides))
-        case "keras":
-            arrays = read_keras_archive(file, _max_bytes(model_name, overrides))
-        case "safetensors":
-            _check_description(file, model_name)
-            arrays = read_safetensors(file)
+    if kind == "safetensors":
+        check_description(file, model_name)
+    arrays = read_arrays(file, kind, _max_bytes(model_name, overrides))
+    naming = "keras" if kind in ("hdf5", "keras") else naming_of(arrays)
     try:
-        if kind in ("hdf5", "keras"):
-            variables = convert_keras(model_name, arrays, overrides=overrides)
-        else:
-            variables = _variables(model_name, arrays, overrides)
+        variables = convert(naming or "haiku", model_name, arrays, overrides=overrides)
         if in_channels is None:
             return variables
         return adapt_input_channels(variables, in_channels)
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
+
+
+def read_arrays(path: Path, kind: Kind, max_bytes: int) -> dict[str, np.ndarray]:
+    """All arrays of a file under its own names.
+
+    Args:
+      path: the file.
+      kind: from ``kind_of``.
+      max_bytes: what they may take unpacked.
+
+    Raises:
+      UserError: it is damaged, or holds anything else.
+    """
+    match kind:
+        case "pickle":
+            return read_pickle(_read_bytes(path), str(path))
+        case "npz":
+            return read_npz(path, max_bytes)
+        case "hdf5":
+            return read_hdf5(path, max_bytes)
+        case "keras":
+            return read_keras_archive(path, max_bytes)
+        case "safetensors":
+            return read_safetensors(path)
 
 
 def save_weights(
@@ -121,48 +131,28 @@ def save_weights(
     Raises:
       UserError: these are not the variables of the model, or cannot be written.
     """
-    file = _local(path)
-    if file.is_dir():
-        raise UserError(f"{file} is a directory; give the name of a file")
-    if file.suffix != ".safetensors":
-        raise UserError(f"{file} should end in .safetensors")
-    arrays = _stored(variables)
-    _check_arrays(model_name, arrays, overrides)
+    file = output_path(path, ".safetensors")
+    arrays = checked_arrays(model_name, variables, overrides)
     data = import_safetensors().numpy.save(arrays)
-    description = {
-        "format_version": FORMAT_VERSION,
-        "model": model_name,
-        "model_overrides": dict(overrides),
-        "num_classes": arrays[_HEAD].size,
-        "parameters": sum(a.size for n, a in arrays.items() if n[:7] == "params/"),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "metadata": _checked_metadata(metadata),
-    }
-    _write(file, data, json.dumps(description, indent=2, allow_nan=False) + "\n")
+    description = describe(
+        model_name,
+        overrides,
+        num_classes=arrays[HEAD].size,
+        parameters=sum(a.size for n, a in arrays.items() if not is_statistic(n)),
+        sha256=hashlib.sha256(data).hexdigest(),
+        metadata=metadata,
+    )
+    write_files({file: data, description_path(file): description})
 
 
-def description_path(path: Path) -> Path:
-    """``NAME.json`` of ``NAME.safetensors``."""
-    return path.with_suffix(".json")
+def checked_arrays(
+    model_name: str, variables: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+    """Float32 arrays by our name, contiguous: safetensors mixes up others' elements.
 
-
-def _variables(
-    model_name: str, arrays: Mapping[str, np.ndarray], overrides: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Our variables from arrays under official names or ours, checked."""
-    if any(name.startswith("params/") for name in arrays):
-        _check_arrays(model_name, arrays, overrides)
-        flat = {name: np.asarray(value, np.float32) for name, value in arrays.items()}
-        return traverse_util.unflatten_dict(flat, sep="/")
-    if is_keras(arrays):
-        return convert_keras(model_name, arrays, overrides=overrides)
-    if is_timm(arrays):
-        return convert_timm(model_name, arrays, overrides=overrides)
-    return convert_haiku(model_name, arrays, overrides=overrides)
-
-
-def _stored(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Float32 arrays by name, contiguous: safetensors mixes up the others' elements."""
+    Raises:
+      UserError: they are wider than float32, or not those of the model.
+    """
     arrays = {}
     flat = traverse_util.flatten_dict(dict(variables), sep="/")
     for name, leaf in jax.device_get(flat).items():
@@ -171,27 +161,8 @@ def _stored(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
             raise UserError(f"{name} is {array.dtype.name}, it should be float32")
         # Not ascontiguousarray, which gives scalars an axis.
         arrays[name] = np.array(array, np.float32, order="C")
+    check_ours(model_name, arrays, overrides)
     return arrays
-
-
-def _check_arrays(
-    model_name: str, arrays: Mapping[str, np.ndarray], overrides: Mapping[str, Any]
-) -> None:
-    """Raises UserError unless these are all arrays of the model, under our names."""
-    if _HEAD not in arrays or arrays[_HEAD].ndim != 1:
-        raise UserError(f"not the weights of {model_name}: {_HEAD} is missing")
-    model = create_model(model_name, num_classes=arrays[_HEAD].size, **overrides)
-    row = get_variant(model_name, **overrides)
-    abstract = abstract_variables(model, row.train_size, input_channels(arrays))
-    flat = traverse_util.flatten_dict(abstract, sep="/")
-    wanted = {name: leaf.shape for name, leaf in flat.items()}
-    check_names(model_name, wanted, arrays)
-
-
-def _local(path: str | os.PathLike[str]) -> Path:
-    if "://" in str(path):
-        raise UserError(f"{path} is not on this machine; give a local file")
-    return Path(path).expanduser()
 
 
 def _max_bytes(model_name: str, overrides: Mapping[str, Any]) -> int:
@@ -206,67 +177,3 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _check_description(path: Path, model_name: str) -> None:
-    """Checks a file against the ``.json`` beside it, if there is one."""
-    description = description_path(path)
-    if not description.exists():
-        return
-    try:
-        with description.open("rb") as file:
-            content = json.loads(file.read(_MAX_DESCRIPTION))
-        version, model = content["format_version"], content["model"]
-        expected = content["sha256"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{description} does not describe weights ({type(error).__name__}); get it "
-            f"again, or remove it to read {path.name} unchecked"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{description} has the format version {str(version)[:20]}, this program "
-            f"reads {FORMAT_VERSION}; use a newer one"
-        )
-    if model != model_name:
-        raise UserError(
-            f"{path} holds the weights of {str(model)[:60]!r}, not of {model_name}"
-        )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
-        raise UserError(
-            f"{path} is not the file that {description.name} describes: its sha256 is "
-            f"{found[:12]}..., not {str(expected)[:12]}...; get both again"
-        )
-
-
-def _checked_metadata(
-    metadata: Mapping[str, str | int | float],
-) -> dict[str, str | int | float]:
-    for key, value in metadata.items():
-        is_number = isinstance(value, int | float) and math.isfinite(value)
-        if not isinstance(key, str) or not (is_number or isinstance(value, str)):
-            raise UserError(
-                f"metadata {key!r} is {value!r}, it should be a string or a number"
-            )
-    return dict(metadata)
-
-
-def _write(path: Path, data: bytes, description: str) -> None:
-    """Writes both files; a crash leaves none of them half, nor a wrong pair."""
-    beside = description_path(path)
-    temporary = [file.with_name(file.name + ".tmp") for file in (path, beside)]
-    try:
-        temporary[0].write_bytes(data)
-        temporary[1].write_text(description, encoding="utf-8")
-        # Between these lines, weights without a description: never with another's.
-        beside.unlink(missing_ok=True)
-        os.replace(temporary[0], path)
-        os.replace(temporary[1], beside)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        for file in temporary:
-            with contextlib.suppress(OSError):
-                file.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Parameters under the names of the official Haiku release, to our variables and back.
 
-An official name is "<module>/<parameter>", e.g. ``NFNet/~/nf_block_3/~/conv1/w``.
+An official name is ``MODULE/PARAMETER``, e.g. ``NFNet/~/nf_block_3/~/conv1/w``.
 Kernels are HWIO and matrices [in, out] on both sides, so only names differ; BatchNorm's
 arrays are [1, 1, 1, C] there and [C] here, and its running averages have a state of
 three arrays there, of which ours is the ``average``.
@@ -90,7 +90,7 @@ def convert_haiku(
     Returns:
       ``{"params": ...}``, with BatchNorm also ``batch_stats``; float32 numpy arrays.
     """
-    names = _names_of(model_name)
+    names = names_of(model_name)
     head = f"{names.root}/~/linear/b"
     if head not in arrays:
         raise UserError(f"not the weights of {model_name}: {head!r} is missing")
@@ -114,7 +114,7 @@ def export_haiku(
     """
     flat = traverse_util.flatten_dict(dict(variables))
     exported: dict[str, np.ndarray] = {}
-    for name, shape, path in _official_arrays(_names_of(model_name), flat):
+    for name, shape, path in _official_arrays(names_of(model_name), flat):
         if path is not None:
             exported[name] = np.asarray(flat[path]).reshape(shape)
         elif name.endswith("/hidden"):
@@ -131,15 +131,25 @@ def official_shapes(
     model = create_model(model_name, num_classes=num_classes, **overrides)
     abstract = abstract_variables(model, get_variant(model_name).train_size)
     flat = traverse_util.flatten_dict(abstract)
-    return list(_official_arrays(_names_of(model_name), flat))
+    return list(_official_arrays(names_of(model_name), flat))
 
 
-def _names_of(model_name: str) -> HaikuNames:
+def is_haiku(names: Iterable[str]) -> bool:
+    """Whether names are those of modules of the official networks."""
+    roots = tuple(f"{each.root}/~/" for each in _NAMES.values())
+    return any(name.startswith(roots) for name in names)
+
+
+def names_of(model_name: str) -> HaikuNames:
+    """The official names of a model; raises UserError where it has none."""
     get_variant(model_name)  # raises for an unknown name
     for pattern, names in _NAMES.items():
         if fnmatch.fnmatchcase(model_name, pattern):
             return names
-    raise UserError(f"{model_name} has no official Haiku weights")
+    raise UserError(
+        f"{model_name} has no names of Haiku: DeepMind's code has NFNets and the "
+        "networks that they are compared with, no others"
+    )
 
 
 def _is_norm(path: Path) -> bool:

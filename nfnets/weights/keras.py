@@ -1,6 +1,6 @@
-"""Parameters under the names of keras.applications, to our variables.
+"""Parameters under the names of keras.applications, to our variables and back.
 
-An array's name is "<layer>/<variable>", such as ``block1a_project_conv/kernel``.
+An array's name is ``LAYER/VARIABLE``, such as ``block1a_project_conv/kernel``.
 Kernels are HWIO on both sides, but depthwise ones [kh, kw, C, 1], and squeeze-excite
 layers are 1x1 convolutions there and matrices here.
 """
@@ -89,7 +89,7 @@ def convert_keras(
     Args:
       model_name: EfficientNet B0 to B7 or EfficientNetV2 B0 to B3, S, M, L, under our
         name; the classes are counted in the arrays.
-      arrays: "<layer>/<variable>" to array; all of them, nothing else but the layers
+      arrays: ``LAYER/VARIABLE`` to array; all of them, nothing else but the layers
         that normalise the input, which are left out. Names with ":0" at the end, as
         TensorFlow has them, are the same.
       overrides: fields of the model's row that it was trained with.
@@ -121,15 +121,30 @@ def keras_shapes(
     model_name: str, num_classes: int = 1000, *, overrides: Mapping[str, Any] = {}
 ) -> list[KerasArray]:
     """Every variable of a model, in Keras's order."""
-    names = _names_of(model_name)
+    names = names_of(model_name)
     model = create_model(model_name, num_classes=num_classes, **overrides)
     abstract = abstract_variables(model, get_variant(model_name).train_size)
     return list(_keras_arrays(names, traverse_util.flatten_dict(abstract)))
 
 
+def export_keras(
+    model_name: str, variables: Mapping[str, Any]
+) -> list[tuple[KerasArray, np.ndarray]]:
+    """Keras's variables from ours, in its order: the inverse of `convert_keras`.
+
+    A model of keras.applications has more of them where it normalises its input.
+    """
+    flat = traverse_util.flatten_dict(dict(variables))
+    return [
+        (array, np.asarray(flat[array.path], np.float32).reshape(array.shape))
+        for array in _keras_arrays(names_of(model_name), flat)
+    ]
+
+
 def is_keras(names: Iterable[str]) -> bool:
-    """Whether names are those of layers of keras.applications."""
-    return any(_plain_name(name) == "stem_bn/gamma" for name in names)
+    """Whether names are those of layers of keras.applications, or numbers of such."""
+    known = ("stem_bn/gamma", "batch_normalization/0")
+    return any(_plain_name(name) in known for name in names)
 
 
 def _plain_name(name: str) -> str:
@@ -140,13 +155,17 @@ def _plain_name(name: str) -> str:
     return name
 
 
-def _names_of(model_name: str) -> ModuleNames:
+def names_of(model_name: str) -> ModuleNames:
+    """Keras's names of a model; raises UserError where it has none."""
     get_variant(model_name)  # raises for an unknown name
     if model_name in _V1:
         return _names("dwconv")
     if model_name in _V2:
         return _names("dwconv2")
-    raise UserError(f"{model_name} is not one of keras.applications")
+    raise UserError(
+        f"{model_name} is not one of keras.applications; of its networks ours are "
+        "EfficientNet B0 to B7 and EfficientNetV2 B0 to B3, S, M and L"
+    )
 
 
 def _keras_arrays(names: ModuleNames, flat: Mapping[Path, Any]) -> Iterator[KerasArray]:

@@ -7,7 +7,7 @@ timm (``pytorch-image-models``) keeps kernels as [O, I, kh, kw] and matrices as
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +73,9 @@ _EFFICIENTNET = ModuleNames(
 
 # Shell pattern of model names -> timm's names; the first that fits.
 _NAMES: dict[str, ModuleNames] = {
-    "effnet*": _EFFICIENTNET,
+    "effnetv2_*": _EFFICIENTNET,
+    "effnet_b[0-8]": _EFFICIENTNET,
+    "effnet_l2": _EFFICIENTNET,
     "regnety_*": REGNET,
     "deit_*": VIT,
     "vit_*": VIT,
@@ -112,7 +114,7 @@ def convert_timm(
     Returns:
       ``{"params": ...}``, with BatchNorm also ``batch_stats``; float32 numpy arrays.
     """
-    *_, classifier = _names_of(model_name).after.values()
+    *_, classifier = names_of(model_name).after.values()
     bias = f"{classifier}.bias"
     if bias not in arrays:
         raise UserError(f"not the weights of {model_name}: {bias!r} is missing")
@@ -138,7 +140,7 @@ def export_timm(model_name: str, variables: Mapping[str, Any]) -> dict[str, np.n
         name: np.zeros((), np.int64)
         if path is None
         else _to_torch(path, np.asarray(flat[path], np.float32))
-        for name, _, path, _ in _timm_arrays(_names_of(model_name), flat)
+        for name, _, path, _ in _timm_arrays(names_of(model_name), flat)
     }
 
 
@@ -146,26 +148,34 @@ def timm_shapes(
     model_name: str, num_classes: int = 1000, *, overrides: Mapping[str, Any] = {}
 ) -> list[TimmArray]:
     """The state dict of a model, in timm's order: name and shape there, our path."""
-    names = _names_of(model_name)
+    names = names_of(model_name)
     model = create_model(model_name, num_classes=num_classes, **overrides)
     row = get_variant(model_name, **overrides)
     abstract = abstract_variables(model, row.train_size)
     return list(_timm_arrays(names, traverse_util.flatten_dict(abstract)))
 
 
-def is_timm(arrays: Mapping[str, Any]) -> bool:
+def is_timm(names: Collection[str]) -> bool:
     """Whether names are those of a state dict: dots between modules, no slashes."""
-    return any(name.endswith((".weight", ".bias")) for name in arrays) and not any(
-        "/" in name for name in arrays
+    return any(name.endswith((".weight", ".bias")) for name in names) and not any(
+        "/" in name for name in names
     )
 
 
-def _names_of(model_name: str) -> ModuleNames:
+def names_of(model_name: str) -> ModuleNames:
+    """The names that timm has for a model; raises UserError where it has none."""
     get_variant(model_name)  # raises for an unknown name
     for pattern, names in _NAMES.items():
         if fnmatch.fnmatchcase(model_name, pattern):
             return names
-    raise UserError(f"{model_name} has no weights of timm that we can read")
+    if fnmatch.fnmatchcase(model_name, "nf*"):
+        reason = (
+            "its dm_nfnet_* and nf_* are other functions (the exact GELU, and an "
+            "epsilon added to the variance of the weights)"
+        )
+    else:
+        reason = "it has no such network"
+    raise UserError(f"{model_name} has no weights of timm: {reason}")
 
 
 def _timm_arrays(names: ModuleNames, flat: Mapping[Path, Any]) -> Iterator[TimmArray]:
