@@ -30,6 +30,7 @@ from effnetv2.blocks import (
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
 from nfnets.features import Capture, Output, captured, stage_of
+from nfnets.layers import call_block
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 
 
@@ -231,6 +232,7 @@ class EfficientNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     drop_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
+    remat: bool = False  # `layers.call_block`
 
     @nn.compact
     def __call__(
@@ -262,7 +264,7 @@ class EfficientNet(nn.Module):
         maps: dict[str, Array] = {}
         for i, spec in enumerate(specs):
             block = MBConv(spec, make_norm, self.dtype, name=spec.name)
-            x, residual = block(x, train=train)
+            x, residual = call_block(block, x, train=train, remat=self.remat)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
             maps[stage_of(spec.name)] = x  # the last block's, in the end

@@ -254,6 +254,22 @@ class SqueezeExcite(nn.Module):
         return dense(h)
 
 
+def call_block(
+    block: nn.Module, x: Array, *, train: bool, remat: bool
+) -> tuple[Array, Array]:
+    """What ``block(x, train=train)`` returns.
+
+    With ``remat`` only its input is kept for the gradient, and the block runs again
+    there (Chen et al., 1604.06174): as many more multiply-adds as a forward pass has,
+    for the memory of what is inside the blocks.
+    """
+
+    def call(block: nn.Module, x: Array) -> tuple[Array, Array]:
+        return block(x, train=train)
+
+    return (nn.remat(call) if remat else call)(block, x)
+
+
 class StochasticDepth(nn.Module):
     """Drops the residual branch of single examples in training (Huang et al., 2016).
 

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from nfnets.errors import UserError
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import SqueezeExcite, StochasticDepth, avg_pool_same
+from nfnets.layers import SqueezeExcite, StochasticDepth, avg_pool_same, call_block
 from nfnets.nf_layers import (
     BlockSpec,
     WSConv,
@@ -192,6 +192,7 @@ class NFNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     drop_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
+    remat: bool = False  # `layers.call_block`
 
     @nn.compact
     def __call__(
@@ -217,7 +218,7 @@ class NFNet(nn.Module):
                 dtype=self.dtype,
                 name=spec.name,
             )
-            x, residual = block(x, train=train)
+            x, residual = call_block(block, x, train=train, remat=self.remat)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
             maps[stage_of(spec.name)] = x  # the last block's, in the end

@@ -19,6 +19,7 @@ from jax.typing import DTypeLike
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
 from nfnets.features import Capture, Output, captured, stage_of
+from nfnets.layers import call_block
 from nfnets.nf_layers import (
     BlockSpec,
     block_table,
@@ -134,6 +135,7 @@ class ResNetBaseline(nn.Module):
     dtype: DTypeLike = jnp.float32
     drop_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
+    remat: bool = False  # `layers.call_block`
 
     @nn.compact
     def __call__(
@@ -154,7 +156,8 @@ class ResNetBaseline(nn.Module):
         norm = named_norm(make_norm, train=train)
         block = _block_of(row.kind, len(specs), make_norm)
         for i, spec in enumerate(specs):
-            x, residual = block(spec, dtype=self.dtype, name=spec.name)(x, train=train)
+            module = block(spec, dtype=self.dtype, name=spec.name)
+            x, residual = call_block(module, x, train=train, remat=self.remat)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
             maps[stage_of(spec.name)] = x  # the last block's, in the end

@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
 from nfnets.features import Capture, Output, captured, stage_of
+from nfnets.layers import call_block
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 from resnet_rs.blocks import (
     INITIAL_VALUES,
@@ -184,6 +185,7 @@ class ResNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     drop_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
+    remat: bool = False  # `layers.call_block`
 
     @nn.compact
     def __call__(
@@ -210,7 +212,7 @@ class ResNet(nn.Module):
         maps: dict[str, Array] = {}
         for i, spec in enumerate(blocks(row, self.stochastic_depth_rate)):
             block = ResidualBlock(spec, make_norm, initial, self.dtype, name=spec.name)
-            x, residual = block(x, train=train)
+            x, residual = call_block(block, x, train=train, remat=self.remat)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
             maps[stage_of(spec.name)] = x  # the last block's, in the end

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from nfnets.errors import UserError
 from nfnets.features import Capture, Output, captured
-from nfnets.layers import StochasticDepth
+from nfnets.layers import StochasticDepth, call_block
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 
 
@@ -222,6 +222,7 @@ class ViT(nn.Module):
     dtype: DTypeLike = jnp.float32
     drop_rate: float = 0.0
     stochastic_depth_rate: float = 0.0
+    remat: bool = False  # `layers.call_block`
 
     @nn.compact
     def __call__(
@@ -241,7 +242,7 @@ class ViT(nn.Module):
             block = ViTBlock(
                 row.heads, row.mlp_ratio, rate, self.dtype, name=f"block{i}"
             )
-            x, residual = block(x, train=train)
+            x, residual = call_block(block, x, train=train, remat=self.remat)
             sow_residual_variance(self, i, residual)
             sow_moments(self, i + 1, x)
             maps[f"block{i}"] = x
