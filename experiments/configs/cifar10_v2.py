@@ -49,6 +49,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.min_steps = 0
     config.batch_size = 128
     config.accumulation_steps = 1
+    config.remat = False
     config.seed = 0
     config.image_size = 32
     config.drop_rate = 0.1

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.min_steps = 0
     config.batch_size = 64
     config.accumulation_steps = 1
+    config.remat = False
     config.seed = 0
     config.image_size = 8
     config.drop_rate = 0.2

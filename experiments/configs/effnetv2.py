@@ -94,6 +94,7 @@ def _base(size: str) -> ConfigDict:
     config.min_steps = 0
     config.batch_size = 4096
     config.accumulation_steps = 1
+    config.remat = False
     config.seed = 0
     config.image_size = config_dict.placeholder(int)
     config.drop_rate = 0.0

@@ -26,6 +26,7 @@ def get_config(variant: str = "b0") -> ConfigDict:
     config.min_steps = 0
     config.batch_size = 1024
     config.accumulation_steps = 1
+    config.remat = False
     config.seed = 0
     config.image_size = config_dict.placeholder(int)  # None: the variant's
     config.drop_rate = config_dict.placeholder(float)  # None: the variant's

@@ -65,6 +65,7 @@ def get_config(variant: str = "50") -> ConfigDict:
     config.min_steps = 0
     config.batch_size = 4096
     config.accumulation_steps = 1
+    config.remat = False
     config.seed = 0
     config.image_size = row.image_size
     config.drop_rate = row.drop_rate

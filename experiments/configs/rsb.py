@@ -94,6 +94,7 @@ def _base(row: Procedure) -> ConfigDict:
     config.min_steps = 0
     config.batch_size = 2048
     config.accumulation_steps = 1
+    config.remat = False
     config.seed = 0
     config.image_size = row.train_size
     config.drop_rate = 0.0

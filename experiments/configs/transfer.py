@@ -67,6 +67,7 @@ def get_config(variant: str = "cifar10") -> ConfigDict:
     config.min_steps = 0
     config.batch_size = 768
     config.accumulation_steps = 1
+    config.remat = False
     config.seed = 0
     config.image_size = 224
     config.drop_rate = 0.0

@@ -8,6 +8,7 @@ from typing import Any
 # By dotted path, the value that means what runs did before the field was there. Add a
 # line with every new field of a recipe.
 ADDED_FIELDS: dict[str, Any] = {
+    "remat": False,
     "optim.frozen": [],
     "optim.layer_decay": None,
 }

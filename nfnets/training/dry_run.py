@@ -93,8 +93,8 @@ def check_memory(step: Any, log: Callable[[str], None]) -> None:
     if needed > available:
         raise UserError(
             f"the step needs {needed / 1e9:.2f} GB a device, which has "
-            f"{available / 1e9:.2f} GB: lower --config.batch_size or raise "
-            f"--config.accumulation_steps"
+            f"{available / 1e9:.2f} GB: lower --config.batch_size, raise "
+            f"--config.accumulation_steps, or set --config.remat=true"
         )
 
 

@@ -49,6 +49,8 @@ class Recipe:
       min_steps: the run is at least so long, whatever ``num_epochs`` gives.
       batch_size: images per optimizer step, over all devices and micro-batches.
       accumulation_steps: micro-batches a step is split into, to save memory.
+      remat: whether blocks are computed again in the gradient, to save memory
+        (``nfnets.layers.call_block``).
       seed: of initialisation, data order, augmentation, dropout.
       image_size: training pixels; None takes the model variant's.
       drop_rate: dropout; None takes the model variant's.
@@ -90,6 +92,7 @@ class Recipe:
     min_steps: int
     batch_size: int
     accumulation_steps: int
+    remat: bool
     seed: int
     image_size: int | None
     drop_rate: float | None
@@ -276,7 +279,9 @@ class Recipe:
             **self.overrides,
         )
         return model.clone(
-            drop_rate=self.constant_stage.drop_rate, stochastic_depth_rate=rate
+            drop_rate=self.constant_stage.drop_rate,
+            stochastic_depth_rate=rate,
+            remat=self.remat,
         )
 
     def _resolved_augment(self) -> AugmentConfig:
