@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 from helpers import tiny_recipe, with_changes
@@ -89,3 +90,20 @@ def test_the_watchdog_ends_a_program_that_hangs():
     assert done.stdout == "alive\n"
     assert "nothing was finished for" in done.stderr
     assert "Thread" in done.stderr
+
+
+def test_the_watchdog_ends_compiled_code_that_holds_the_interpreter():
+    code = (
+        "import ctypes, time\n"
+        "from nfnets.training import watchdog\n"
+        "watchdog.GRACE_S = 0.5\n"
+        "with watchdog.Watchdog(1 / 60):\n"
+        "    time.sleep(0.5)\n"
+        "    ctypes.PyDLL(None).sleep(60)\n"  # unlike CDLL, it keeps the lock
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert time.monotonic() - started < 50
+    assert "Timeout" in done.stderr
+    assert 'File "<string>", line 6' in done.stderr

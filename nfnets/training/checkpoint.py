@@ -26,7 +26,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from nfnets.errors import UserError
-from nfnets.training import processes
+from nfnets.training import parallel, processes
 from nfnets.training.checkpoint_scores import (
     NOT_EVALUATED,
     best_step,
@@ -92,7 +92,7 @@ def _close(manager: ocp.CheckpointManager) -> None:
 
 def flat_arrays(state: TrainState) -> dict[str, np.ndarray]:
     """The state's arrays by path ("params/head/kernel"), copied to the host."""
-    leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(state))
+    leaves = jax.tree_util.tree_leaves_with_path(parallel.fetch(state))
     return {path_str(path): np.asarray(leaf) for path, leaf in leaves}
 
 

@@ -88,5 +88,5 @@ def evaluation_sums(
                 # One batch behind: the device is busy while the host fetches.
                 sums[prefix].append(eval_step(variables, batch))
                 if len(sums[prefix]) > 1:
-                    sums[prefix][-2] = jax.device_get(sums[prefix][-2])
-    return {prefix: jax.device_get(parts) for prefix, parts in sums.items()}
+                    sums[prefix][-2] = parallel.fetch(sums[prefix][-2])
+    return {prefix: parallel.fetch(parts) for prefix, parts in sums.items()}

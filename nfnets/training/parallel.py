@@ -74,6 +74,15 @@ def pmap_eval_step(step: Callable[..., Any]) -> Any:
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
 
 
+def fetch(tree: Any) -> Any:
+    """A tree of arrays as NumPy's, when they are computed.
+
+    ``device_get`` alone keeps the interpreter while it waits, so that neither the
+    watchdog nor a signal gets its turn where a device hangs.
+    """
+    return jax.device_get(jax.block_until_ready(tree))
+
+
 def _mesh() -> Mesh:
     return Mesh(np.array(devices()), (AXIS,))
 

@@ -100,7 +100,7 @@ def predict(
     with batches:
         for host_batch in batches:
             images = {"image": host_batch["image"]}
-            found = jax.device_get(step(placed, parallel.place_batch(images)))
+            found = parallel.fetch(step(placed, parallel.place_batch(images)))
             count = int(host_batch["mask"].sum())
             yield [
                 _prediction(paths[first + i], damaged.get(first + i), found, i)

@@ -22,6 +22,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from nfnets.errors import UserError
+from nfnets.training import parallel
 
 # Votes a process may be ahead of their outcome, so that a vote never waits.
 _VOTES_AHEAD = 2
@@ -236,7 +237,7 @@ class StopVote:
         vote = np.full(jax.local_device_count(), self._requested(), np.int32)
         self._votes.append(self._any(vote))
         if len(self._votes) > _VOTES_AHEAD:
-            outcome = jax.device_get(self._votes.popleft())
+            outcome = parallel.fetch(self._votes.popleft())
             self._stopped = self._stopped or bool(outcome)
         return self._stopped
 

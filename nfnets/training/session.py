@@ -93,7 +93,7 @@ class Position:
         """Brings the window's metrics to the host as Python numbers (exact)."""
         self.window = [
             {name: np.asarray(value).item() for name, value in metrics.items()}
-            for metrics in jax.device_get(self.window)
+            for metrics in parallel.fetch(self.window)
         ]
 
     def record(self) -> dict[str, Any]:

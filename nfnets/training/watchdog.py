@@ -13,10 +13,16 @@ import threading
 import time
 
 EXIT_WATCHDOG = 76
+# Beyond the limit, for what only a thread without Python can end.
+GRACE_S = 5.0
+STDERR = 2  # whatever sys.stderr is by then
 
 
 class Watchdog:
     """Dumps all stacks and exits with status 76 when ``touch`` was not called in time.
+
+    Where compiled code holds the interpreter, so that no thread of Python runs (a
+    collective whose other process is gone), the status is 1, ``GRACE_S`` later.
 
     Args:
       limit_minutes: longest time between two touches; None watches nothing.
@@ -58,3 +64,7 @@ class Watchdog:
                 )
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(EXIT_WATCHDOG)
+            faulthandler.dump_traceback_later(
+                self._limit_s - idle_s + GRACE_S, exit=True, file=STDERR
+            )
+        faulthandler.cancel_dump_traceback_later()
