@@ -115,7 +115,7 @@ def prepare(
     stop_requested: Callable[[], bool],
     command: str,
     changes: dict[str, str],
-    wandb_project: str | None,
+    wandb_project: str | None = None,
 ) -> Run:
     """Checks everything that can be wrong before anything is compiled."""
     train_source = open_split(recipe, "train")
