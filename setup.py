@@ -30,6 +30,7 @@ DEV = [
     "fsspec>=2024.2",
     "datasets>=4.0",
     "h5py>=3.10",
+    "flatbuffers>=24.3",
     "ruff>=0.17,<0.18",
     "mypy>=2.4,<3",
     "build>=1.0",
@@ -68,6 +69,7 @@ setup(
         "nfnets.benchmark",
         "nfnets.data",
         "nfnets.data.native",
+        "nfnets.export",
         "nfnets.step_benchmark",
         "nfnets.sweep",
         "nfnets.training",
@@ -124,6 +126,8 @@ setup(
         "export": ["flatbuffers>=24.3"],
         "docs": ["pdoc>=16.0"],  # docs/api.md
         "wandb": ["wandb>=0.31"],
+        # Apart from export: the converter brings a dozen packages of its own.
+        "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.20"],
         "dev": DEV,
         "gpu": ["jax[cuda12]>=0.8"],
         "tpu": ["jax[tpu]>=0.8"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
@@ -18,7 +19,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-ConvForm = Literal["native", "split", "dense", "shifted", "matmul"]
+ConvForm = Literal["native", "split", "dense", "shifted", "matmul", "by_platform"]
 Padding = str | Sequence[tuple[int, int]]
 
 # The probes of a network are sown here; see `sow_probe`.
@@ -42,7 +43,7 @@ def backend() -> str:
 def force_conv_form(form: ConvForm) -> Iterator[None]:
     """Makes every `conv2d` traced inside take ``form``, whatever the backend.
 
-    For counting operations (`nfnets.flops`) and for export to another platform.
+    For counting operations (`nfnets.flops`) and for export to other platforms.
     """
     token = _forced_form.set(form)
     try:
@@ -62,8 +63,10 @@ def choose_conv_form(kernel: Array, in_channels: int, groups: int) -> ConvForm:
     forced = _forced_form.get()
     if forced is not None:
         return forced
-    if backend() != "cpu":
-        return "native"
+    return _cpu_form(kernel, in_channels, groups) if backend() == "cpu" else "native"
+
+
+def _cpu_form(kernel: Array, in_channels: int, groups: int) -> ConvForm:
     if groups == 1:
         return "matmul" if kernel.shape[:2] == (1, 1) else "native"
     return "shifted" if groups == in_channels else "split"
@@ -87,10 +90,11 @@ def conv2d(
       padding: ``SAME``, ``VALID`` or (before, after) pixels for H and for W.
       groups: number of channel groups; ``C`` makes the convolution depthwise.
       form: ``native`` (one XLA convolution), ``split`` (one per group), ``dense`` (one
-        without groups, whose kernel is 0 between them), ``shifted`` (depthwise only: a
-        multiply-add per kernel tap) or ``matmul`` (1 x 1 kernels only); None chooses
-        by backend. Where a form does not apply, the native one is taken. All give the
-        same values and gradients up to rounding.
+        without groups, whose kernel is 0 between them), ``shifted`` (depthwise: a
+        multiply-add per kernel tap), ``matmul`` (1 x 1 kernels), or ``by_platform``,
+        one of them for each platform that it is lowered for; None chooses by backend.
+        Where a form does not apply, the native one is taken. All give the same values
+        and gradients up to rounding.
 
     Returns:
       [N, H', W', D].
@@ -104,6 +108,8 @@ def conv2d(
     if form == "dense" and groups > 1:
         dense = _block_diagonal(kernel, groups)
         return _native_conv2d(x, dense, strides, padding, 1)
+    if form == "by_platform":
+        return _conv2d_by_platform(x, kernel, strides, padding, groups)
     is_pointwise = kernel.shape[:2] == (1, 1) and isinstance(padding, str)
     if form == "matmul" and groups == 1 and is_pointwise:
         return _pointwise_conv2d(x, kernel, strides)
@@ -121,6 +127,20 @@ def _native_conv2d(
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
+
+
+def _conv2d_by_platform(
+    x: Array, kernel: Array, strides: int, padding: Padding, groups: int
+) -> Array:
+    """The CPU's form where the program runs on CPUs, the native one elsewhere."""
+    native = functools.partial(
+        conv2d, strides=strides, padding=padding, groups=groups, form="native"
+    )
+    cpu_form = _cpu_form(kernel, x.shape[-1], groups)
+    if cpu_form == "native":
+        return native(x, kernel)
+    on_cpu = functools.partial(native, form=cpu_form)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=native)
 
 
 def _pointwise_conv2d(x: Array, kernel: Array, strides: int) -> Array:
@@ -184,10 +204,9 @@ def _explicit_pads(
     size: Sequence[int], window: Sequence[int], strides: int, padding: Padding
 ) -> list[tuple[int, int]]:
     """Padding pixels (before, after) for H and for W."""
-    if not isinstance(padding, str):
-        return [(before, after) for before, after in padding]
-    pads = lax.padtype_to_pads(size, window, (strides, strides), padding)
-    return [(before, after) for before, after in pads]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(size, window, (strides, strides), padding)
+    return [(before, after) for before, after in padding]
 
 
 def avg_pool_same(x: Array, window: int, strides: int) -> Array:

@@ -118,6 +118,23 @@ def test_training_knows_no_family_and_no_flags(path):
     assert not {n for n in imports(path) if within(n, ("absl",))}
 
 
+EXPORT_MAY_USE = (
+    "nfnets.data",
+    "nfnets.errors",
+    "nfnets.export",
+    "nfnets.layers",
+    "nfnets.training",
+)
+CONVERTERS = ("jax2onnx", "onnxruntime", "tensorflow", "flatbuffers")
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/export/*.py")), ids=str)
+def test_export_knows_no_family_and_loads_no_converter_early(path):
+    others = {n for n in own(path) if not within(n, EXPORT_MAY_USE)} - {"nfnets"}
+    assert not others
+    assert not {n for n in imports(path, top_level_only=True) if within(n, CONVERTERS)}
+
+
 SWEEP_MAY_USE = ("nfnets.errors", "nfnets.registry", "nfnets.sweep", "nfnets.training")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -63,9 +66,12 @@ def test_the_suite_runs_on_four_cpu_devices_without_rank_promotion():
         ("split", 128, 64, 2),  # one convolution per group
         ("split", 24, 48, 6),  # all groups in one block-diagonal convolution
         ("split", 40, 40, 5),  # 4 groups, then 1
+        ("dense", 24, 48, 6),
         ("shifted", 6, 6, 6),
         ("shifted", 3, 6, 3),  # depthwise with a multiplier
         ("matmul", 6, 10, 1),
+        ("by_platform", 24, 48, 6),
+        ("by_platform", 6, 6, 6),
     ],
 )
 @pytest.mark.parametrize("padding", ["SAME", ((2, 0), (1, 1))])
@@ -94,6 +100,18 @@ def test_conv_form_follows_the_backend(monkeypatch):
     monkeypatch.setattr(layers, "backend", lambda: "gpu")
     for groups in (1, 2, 8):
         assert choose_conv_form(pointwise, 8, groups) == "native"
+
+
+@pytest.mark.parametrize(("platform", "groups"), [("cpu", 1), ("cuda", 6), ("tpu", 6)])
+def test_conv_form_by_platform_follows_what_it_is_lowered_for(platform, groups):
+    """One grouped convolution on accelerators; on a CPU none has groups."""
+    shapes = jax.eval_shape(lambda: (jnp.ones((2, 5, 5, 24)), jnp.ones((3, 3, 4, 24))))
+    function = jax.jit(
+        lambda x, kernel: conv2d(x, kernel, groups=6, form="by_platform")
+    )
+    lowered = jax.export.export(function, platforms=[platform])(*shapes).mlir_module()
+    counts = re.findall(r"feature_group_count = (\d+)", lowered)
+    assert set(counts) == {str(groups)}
 
 
 def test_average_pool_divides_by_the_pixels_inside():
