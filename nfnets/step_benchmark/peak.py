@@ -37,7 +37,7 @@ def measure_peak(dtype: str) -> DevicePeak:
       dtype: of the matrices, such as "bfloat16".
     """
     large = parallel.devices()[0].platform != "cpu"
-    sizes = (4096, 8192) if large else (1024, 2048)
+    sizes = (4096, 8192) if large else (512, 1024)
     return DevicePeak(
         flops=max(_matmul_flops(size, dtype) for size in sizes),
         bytes=_copy_bytes(2**30 if large else 2**27),
