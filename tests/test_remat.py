@@ -39,8 +39,8 @@ def test_the_same_gradients(name):
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     plain, params = loss_of(name, remat=False)
     again, _ = loss_of(name, remat=True)
-    value, gradients = jax.value_and_grad(plain)(params, images)
-    other, recomputed = jax.value_and_grad(again)(params, images)
+    value, gradients = jax.jit(jax.value_and_grad(plain))(params, images)
+    other, recomputed = jax.jit(jax.value_and_grad(again))(params, images)
     np.testing.assert_allclose(other, value, rtol=1e-6)
     for ours, theirs in zip(
         *map(jax.tree.leaves, (recomputed, gradients)), strict=True
