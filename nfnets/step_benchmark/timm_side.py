@@ -34,7 +34,7 @@ def measure(job: StepJob) -> StepResult:
     parts = _build(recipe, mode, layout, on_gpu)
     steps = {
         name: _make_step(parts, recipe, make_optimizer(parts.model, recipe, name))
-        for name in implementations(recipe, on_gpu)
+        for name in implementations(recipe)
     }
     wait = torch.cuda.synchronize if on_gpu else lambda: None
     next(iter(steps.values()))()
@@ -141,10 +141,10 @@ def make_loss(recipe: Recipe) -> Callable[[Any, Any], Any]:
     return loss_of
 
 
-def implementations(recipe: Recipe, on_gpu: bool) -> list[str]:
+def implementations(recipe: Recipe) -> list[str]:
     """Of the recipe's optimizer, in PyTorch: those worth trying."""
     has_fused = recipe.optim.name in ("sgd", "adamw")
-    return ["foreach", "fused"] if on_gpu and has_fused else ["foreach"]
+    return ["foreach", "fused"] if has_fused else ["foreach"]
 
 
 def make_optimizer(model: Any, recipe: Recipe, implementation: str) -> Any:
