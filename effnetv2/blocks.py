@@ -20,7 +20,8 @@ from jax.typing import DTypeLike
 
 from effnetv2.block_strings import StageSpec
 from nfnets.batch_norm import named_norm
-from nfnets.layers import SqueezeExcite, StochasticDepth, conv2d
+from nfnets.conv import conv2d
+from nfnets.layers import SqueezeExcite, StochasticDepth
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from nfnets.layers import force_conv_form
+from nfnets.conv import NATIVE, force_conv_forms
 from nfnets.registry import create_model, get_variant
 
 
@@ -67,7 +67,7 @@ def count(model: nn.Module, image_size: int) -> Counts:
         return model.init_with_output(key, images, train=False)
 
     # The other forms of a grouped convolution may do more work than is counted.
-    with force_conv_form("native"):
+    with force_conv_forms(NATIVE):
         traced, (_, variables) = jax.make_jaxpr(init, return_shape=True)(
             jax.random.key(0), _one_image(image_size)
         )

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from nfnets.conv import conv2d
 from nfnets.errors import UserError, did_you_mean
-from nfnets.layers import conv2d, sow_probe
+from nfnets.layers import sow_probe
 
 Activation = Callable[[Array], Array]
 

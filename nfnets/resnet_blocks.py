@@ -18,7 +18,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from nfnets.batch_norm import named_norm
-from nfnets.layers import StochasticDepth, conv2d, linear_init
+from nfnets.conv import conv2d
+from nfnets.layers import StochasticDepth, linear_init
 from nfnets.nf_layers import BlockSpec
 
 

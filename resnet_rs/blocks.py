@@ -20,13 +20,8 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from nfnets.batch_norm import named_norm
-from nfnets.layers import (
-    SqueezeExcite,
-    StochasticDepth,
-    avg_pool_same,
-    conv2d,
-    zero_init,
-)
+from nfnets.conv import conv2d
+from nfnets.layers import SqueezeExcite, StochasticDepth, avg_pool_same, zero_init
 
 Init = Callable[..., Array]
 

@@ -19,9 +19,10 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from nfnets.batch_norm import BatchNorm, named_norm
+from nfnets.conv import conv2d
 from nfnets.errors import UserError
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import SqueezeExcite, StochasticDepth, call_block, conv2d
+from nfnets.layers import SqueezeExcite, StochasticDepth, call_block
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 
 

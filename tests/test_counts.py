@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from nfnets.conv import conv2d
 from nfnets.flops import (
     abstract_variables,
     count,
@@ -16,7 +17,6 @@ from nfnets.flops import (
     count_params,
     count_params_of,
 )
-from nfnets.layers import conv2d
 from nfnets.registry import create_model, family_of, get_variant, list_models
 
 F_SERIES = [f"nfnet_f{i}{plus}" for plus in ("", "_plus") for i in range(8)]

@@ -18,6 +18,7 @@ FAMILIES = (
 )
 MODEL_PARTS = (
     "nfnets.batch_norm",
+    "nfnets.conv",
     "nfnets.errors",
     "nfnets.features",
     "nfnets.layers",
@@ -119,6 +120,7 @@ def test_training_knows_no_family_and_no_flags(path):
 
 
 EXPORT_MAY_USE = (
+    "nfnets.conv",
     "nfnets.data",
     "nfnets.errors",
     "nfnets.export",

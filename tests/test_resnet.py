@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from golden_fill import golden_images, timm_arrays
 
+from nfnets.conv import NATIVE, force_conv_forms
 from nfnets.errors import UserError
 from nfnets.flops import count
-from nfnets.layers import force_conv_form
 from nfnets.registry import create_model, small_image_overrides
 from nfnets.weights import convert_timm, export_timm
 from nfnets.weights.timm import timm_shapes
@@ -66,7 +66,7 @@ def forward(golden):
         def apply(variables, images):
             # 50 blocks of 64 groups, which take long to compile when they are split.
             is_large = name == "senet154" and not overrides
-            native = force_conv_form("native")
+            native = force_conv_forms(NATIVE)
             with native if is_large else contextlib.nullcontext():
                 return model.apply(variables, images, train=False)
 

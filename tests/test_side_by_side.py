@@ -12,7 +12,9 @@ import pytest
 from helpers import ROOT, tiny_recipe
 
 from nfnets import flops
+from nfnets.conv import NATIVE, ConvForms
 from nfnets.errors import UserError
+from nfnets.step_benchmark.forms import OurForm, parse_our_form
 from nfnets.step_benchmark.job import StepResult, time_steps
 from nfnets.step_benchmark.side_by_side import (
     Case,
@@ -73,14 +75,25 @@ def test_names_in_timm(ours, theirs):
     assert timm_name(ours) == theirs
 
 
+def test_our_forms():
+    assert parse_our_form("ours") == OurForm(None, ())
+    assert parse_our_form("ours native") == OurForm(NATIVE, ())
+    flag = "--xla_gpu_force_conv_nchw=true"
+    both = ConvForms(pointwise="matmul", grouped="split")
+    assert parse_our_form(f"ours matmul+split {flag}") == OurForm(both, (flag,))
+    assert parse_our_form("ours shifted").conv == ConvForms(depthwise="shifted")
+
+
 def test_mistakes_are_said_before_anything_runs():
     def measure(recipe, forms):
         measure_side_by_side(
             [recipe], forms, rounds=1, seconds=1, budget_s=1, log=print
         )
 
-    with pytest.raises(UserError, match="no form 'ours fast' of a step; expected ours"):
+    with pytest.raises(UserError, match="no form 'ours fast' of our step; expected"):
         measure(tiny_recipe(), ["ours fast"])
+    with pytest.raises(UserError, match="no form 'theirs' of a step; expected ours"):
+        measure(tiny_recipe(), ["theirs"])
     with pytest.raises(UserError, match="accumulates gradients"):
         measure(tiny_recipe(accumulation_steps=2), ["ours"])
 

@@ -1,7 +1,7 @@
 """The formats: how a network is written in each, and how others load what is written.
 
 Each takes batches of any size. StableHLO and SavedModel hold code for CPUs, NVIDIA GPUs
-and TPUs: on CPUs convolutions have another form (``layers.choose_conv_form``), so both
+and TPUs: on CPUs convolutions have another form (``conv.choose_conv_form``), so both
 forms are in the file, and which it is follows from the platform it is compiled for. In
 the native form alone EfficientNetV2-S takes 2.2 times as long on a CPU. ONNX has the
 native form, since its runtimes have convolutions of their own.
@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import jax
 from jax import export
 
+from nfnets.conv import BY_PLATFORM, NATIVE, force_conv_forms
 from nfnets.errors import UserError, did_you_mean
 from nfnets.export.fold import fold_variables
 from nfnets.export.network import Network
 from nfnets.export.slices import max_over_windows, sum_over_windows
-from nfnets.layers import force_conv_form
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 # Of ONNX; older runtimes read it than the newest one.
@@ -67,7 +67,7 @@ def write_onnx(network: Network, path: Path) -> None:
         "reduce_window_max": max_over_windows,
         "reduce_window_sum": sum_over_windows,
     }
-    with force_conv_form("native"):
+    with force_conv_forms(NATIVE):
         function = fold_variables(
             network.logits, network.variables, network.images, replacements
         )
@@ -106,7 +106,7 @@ def write_savedmodel(network: Network, path: Path) -> None:
 
 
 def _for_all_platforms(network: Network) -> export.Exported:
-    with force_conv_form("by_platform"):
+    with force_conv_forms(BY_PLATFORM):
         function = fold_variables(network.logits, network.variables, network.images, {})
     return export.export(jax.jit(function), platforms=PLATFORMS)(network.images)
 

@@ -9,14 +9,11 @@ from typing import Any
 
 from nfnets.benchmark.report import say, surroundings, write_json
 from nfnets.errors import UserError
+from nfnets.step_benchmark import turns
+from nfnets.step_benchmark.forms import TIMM_FORMS
 from nfnets.step_benchmark.loop import format_loop, measure_loop
 from nfnets.step_benchmark.peak import measure_peak
-from nfnets.step_benchmark.side_by_side import (
-    OUR_FORMS,
-    TIMM_FORMS,
-    format_cases,
-    measure_side_by_side,
-)
+from nfnets.step_benchmark.side_by_side import format_cases, measure_side_by_side
 from nfnets.step_benchmark.steps import benchmark_recipes, compare_steps, format_steps
 from nfnets.training.recipe import Recipe
 
@@ -42,7 +39,7 @@ def run_step(args: argparse.Namespace, load_config: LoadConfig) -> int:
 
 
 def _run_beside_timm(args: argparse.Namespace, recipes: Sequence[Recipe]) -> int:
-    forms = args.forms.split(",") if args.forms else [OUR_FORMS[0], *TIMM_FORMS]
+    forms = args.forms.split(",") if args.forms else ["ours", *TIMM_FORMS]
     cases = measure_side_by_side(
         recipes,
         forms,
@@ -50,8 +47,10 @@ def _run_beside_timm(args: argparse.Namespace, recipes: Sequence[Recipe]) -> int
         seconds=args.seconds,
         budget_s=args.budget_s,
         log=say,
+        profile=args.profile,
     )
-    peak = measure_peak(recipes[0].dtype)
+    with turns.timing():
+        peak = measure_peak(recipes[0].dtype)
     print(f"\n{format_cases(cases, peak.flops)}")
     content = {**surroundings(vars(args)), "peak": asdict(peak)}
     write_json(args.json, {**content, "cases": [asdict(case) for case in cases]})

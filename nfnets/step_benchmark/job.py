@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 WARM_UP_STEPS = 3
+TRACED_STEPS = 3
 BLOCKS = 5
 
 
@@ -20,13 +21,15 @@ class StepJob:
 
     Attributes:
       recipe: ``Recipe.to_dict``.
-      form: how the step is built, of ``side_by_side.OUR_FORMS`` or ``TIMM_FORMS``.
+      form: how the step is built (`forms`).
       seconds: for how long it is timed, about.
+      profile: folder for a profile of ``TRACED_STEPS`` steps; None makes none.
     """
 
     recipe: dict[str, Any]
     form: str
     seconds: float
+    profile: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,31 +11,36 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from nfnets.layers import ConvForm, force_conv_form
-from nfnets.step_benchmark.job import StepJob, StepResult, process_memory, time_steps
+from nfnets.conv import force_conv_forms
+from nfnets.step_benchmark import turns
+from nfnets.step_benchmark.forms import parse_our_form
+from nfnets.step_benchmark.job import (
+    TRACED_STEPS,
+    StepJob,
+    StepResult,
+    process_memory,
+    time_steps,
+)
 from nfnets.training import parallel
 from nfnets.training.recipe import Recipe
 from nfnets.training.step_time import prepare_step
-
-# What the backend's default is compared with; `layers.ConvForm`.
-CONV_FORMS: tuple[ConvForm, ...] = ("native", "split", "dense")
 
 
 def measure(job: StepJob) -> StepResult:
     """Times the step of ``compile_step``, on a batch that stays on the device."""
     recipe = Recipe.from_config(job.recipe)
+    forms = parse_our_form(job.form).conv
     started = time.perf_counter()
-    with contextlib.ExitStack() as stack:
-        for form in CONV_FORMS:
-            if job.form == f"ours {form}":
-                stack.enter_context(force_conv_form(form))
-        prepared = prepare_step(recipe, lambda line: None)
-    state, batch = prepared.placed_state(), parallel.place_batch(prepared.batch)
-    metrics: Any = None
+    with turns.compiling():
+        with force_conv_forms(forms) if forms else contextlib.nullcontext():
+            prepared = prepare_step(recipe, lambda line: None)
+        state, batch = prepared.placed_state(), parallel.place_batch(prepared.batch)
+        state, metrics = prepared.step(state, batch)
+        jax.block_until_ready(metrics)
+    first = time.perf_counter() - started
 
     def run() -> None:
         nonlocal state, metrics
@@ -44,10 +49,13 @@ def measure(job: StepJob) -> StepResult:
     def wait() -> None:
         jax.block_until_ready((state, metrics))
 
-    run()
-    wait()
-    first = time.perf_counter() - started
-    seconds, spread, cpu = time_steps(run, wait, job.seconds)
+    with turns.timing():
+        seconds, spread, cpu = time_steps(run, wait, job.seconds)
+        if job.profile is not None:
+            with jax.profiler.trace(job.profile):
+                for _ in range(TRACED_STEPS):
+                    run()
+                wait()
     return StepResult(
         seconds=seconds,
         spread=spread,

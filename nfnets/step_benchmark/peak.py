@@ -46,7 +46,8 @@ def measure_peak(dtype: str) -> DevicePeak:
 
 def _matmul_flops(size: int, dtype: str) -> float:
     """2 n^3 operations a product of n x n matrices."""
-    matrix = jnp.full((size, size), 1 / size, dtype)
+    # Random: a chip that saves power on equal numbers would run faster than it can.
+    matrix = jax.random.normal(jax.random.key(0), (size, size), dtype) / size**0.5
 
     @jax.jit
     def multiply(left: jax.Array) -> jax.Array:

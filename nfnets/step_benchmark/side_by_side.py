@@ -17,18 +17,9 @@ from typing import Any
 from nfnets import flops
 from nfnets.benchmark.runner import MeasurementFailed, run_process
 from nfnets.errors import UserError
+from nfnets.step_benchmark.forms import TIMM_FORMS, check_form, is_ours, parse_our_form
 from nfnets.step_benchmark.job import StepJob, StepResult
 from nfnets.training.recipe import Recipe
-
-OUR_FORMS = ("ours", "ours native", "ours split", "ours dense", "ours NCHW")
-TIMM_FORMS = (
-    "timm eager NHWC",
-    "timm eager NCHW",
-    "timm compile NHWC",
-    "timm compile NCHW",
-)
-# XLA's own choice on Hopper is NHWC, whatever layout a program has.
-NCHW_FLAG = "--xla_gpu_force_conv_nchw=true"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +28,7 @@ class Case:
 
     Attributes:
       recipe: whose step it is.
-      form: of ``OUR_FORMS`` or ``TIMM_FORMS``.
+      form: of the step (`forms`).
       results: none where it failed or there was no time.
       failure: why there are no results; empty otherwise.
     """
@@ -66,16 +57,18 @@ def measure_side_by_side(
     seconds: float,
     budget_s: float,
     log: Callable[[str], None],
+    profile: str | None = None,
 ) -> list[Case]:
     """All forms of all recipes, as far as the time goes.
 
     Args:
       recipes: with one micro-batch a step.
-      forms: of ``OUR_FORMS`` and ``TIMM_FORMS``; the first ones are measured first.
+      forms: of the step (`forms`); the first ones are measured first.
       rounds: how often each is measured.
       seconds: for how long each is timed in a round, beside making and compiling it.
       budget_s: after which nothing more is begun, and what runs is ended.
       log: is told of each measurement.
+      profile: folder for a profile of each; None makes none.
 
     Raises:
       UserError: an unknown form, or a recipe that accumulates gradients.
@@ -92,7 +85,12 @@ def measure_side_by_side(
         if left <= 0:
             failures.setdefault(case, "no time was left")
             continue
-        job = StepJob(recipes[number].to_dict(), form, seconds)
+        job = StepJob(
+            recipes[number].to_dict(),
+            form,
+            seconds,
+            profile and f"{profile}/{recipes[number].model} {form}".replace(" ", "_"),
+        )
         try:
             result = _run(job, left)
         except MeasurementFailed as error:
@@ -100,7 +98,10 @@ def measure_side_by_side(
             log(f"{recipes[number].model}, {form}: failed: {error}")
             continue
         results.setdefault(case, []).append(result)
-        log(f"{recipes[number].model}, {form}: {1000 * result.seconds:.1f} ms a step")
+        log(
+            f"{recipes[number].model}, {form}: {1000 * result.seconds:.1f} ms a step, "
+            f"the first one after {result.first_seconds:.0f} s"
+        )
     return [
         Case(recipe, form, tuple(found), "" if found else failures[number, form])
         for number, recipe in enumerate(recipes)
@@ -110,10 +111,8 @@ def measure_side_by_side(
 
 
 def _check(recipes: Sequence[Recipe], forms: Sequence[str]) -> None:
-    known = (*OUR_FORMS, *TIMM_FORMS)
     for form in forms:
-        if form not in known:
-            raise UserError(f"no form {form!r} of a step; expected {', '.join(known)}")
+        check_form(form)
     for recipe in recipes:
         if recipe.accumulation_steps > 1:
             raise UserError(
@@ -133,11 +132,15 @@ def _order(
 
 
 def _run(job: StepJob, timeout_s: float) -> StepResult:
-    side = "ours" if job.form.startswith("ours") else "timm_side"
-    environment = {}
-    if job.form == "ours NCHW":
-        flags = os.environ.get("XLA_FLAGS", "")
-        environment["XLA_FLAGS"] = f"{flags} {NCHW_FLAG}".strip()
+    side, environment = "timm_side", {}
+    if is_ours(job.form):
+        flags = (os.environ.get("XLA_FLAGS", ""), *parse_our_form(job.form).xla_flags)
+        side = "ours"
+        environment = {
+            "XLA_FLAGS": " ".join(flags).strip(),
+            # Several processes share the device's memory while they compile.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        }
     result = run_process(
         f"nfnets.step_benchmark.{side}",
         dataclasses.asdict(job),

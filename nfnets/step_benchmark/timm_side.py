@@ -16,7 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nfnets.step_benchmark.job import StepJob, StepResult, process_memory, time_steps
+from nfnets.step_benchmark import turns
+from nfnets.step_benchmark.job import (
+    TRACED_STEPS,
+    StepJob,
+    StepResult,
+    process_memory,
+    time_steps,
+)
 from nfnets.training.recipe import Recipe
 
 # Seconds that each implementation of the optimizer is tried for.
@@ -31,20 +38,24 @@ def measure(job: StepJob) -> StepResult:
     mode, layout = job.form.removeprefix("timm ").split()
     on_gpu = torch.cuda.is_available()
     started = time.perf_counter()
-    parts = _build(recipe, mode, layout, on_gpu)
-    steps = {
-        name: _make_step(parts, recipe, make_optimizer(parts.model, recipe, name))
-        for name in implementations(recipe)
-    }
     wait = torch.cuda.synchronize if on_gpu else lambda: None
-    next(iter(steps.values()))()
-    wait()
+    with turns.compiling():
+        parts = _build(recipe, mode, layout, on_gpu)
+        steps = {
+            name: _make_step(parts, recipe, make_optimizer(parts.model, recipe, name))
+            for name in implementations(recipe)
+        }
+        next(iter(steps.values()))()
+        wait()
     first = time.perf_counter() - started
-    tried = {
-        name: time_steps(run, wait, TRIAL_SECONDS)[0] for name, run in steps.items()
-    }
-    best = min(tried, key=lambda name: tried[name])
-    seconds, spread, cpu = time_steps(steps[best], wait, job.seconds)
+    with turns.timing():
+        tried = {
+            name: time_steps(run, wait, TRIAL_SECONDS)[0] for name, run in steps.items()
+        }
+        best = min(tried, key=lambda name: tried[name])
+        seconds, spread, cpu = time_steps(steps[best], wait, job.seconds)
+        if job.profile is not None:
+            _write_profile(steps[best], wait, Path(job.profile))
     return StepResult(
         seconds=seconds,
         spread=spread,
@@ -55,6 +66,22 @@ def measure(job: StepJob) -> StepResult:
         params=sum(p.numel() for p in parts.model.parameters()),
         note=f"{best} optimizer",
     )
+
+
+def _write_profile(
+    run: Callable[[], Any], wait: Callable[[], None], directory: Path
+) -> None:
+    """A table of the kernels that took longest, over ``TRACED_STEPS`` steps."""
+    from torch.profiler import profile
+
+    with profile() as profiler:
+        for _ in range(TRACED_STEPS):
+            run()
+        wait()
+    averages = profiler.key_averages()
+    table = averages.table("self_device_time_total", 60, max_name_column_width=120)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "kernels.txt").write_text(table, encoding="utf-8")
 
 
 @dataclasses.dataclass(frozen=True)
