@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 
+from nfnets.step_benchmark import trace
 from nfnets.training import parallel
 from nfnets.training.between_steps import STEPS_AHEAD
 from nfnets.training.recipe import Recipe
@@ -64,7 +65,7 @@ def measure_loop(
       recipe: trained at its first stage's size, on the data that it names.
       seconds: of each of the three in each of ``ROUNDS`` rounds, more than 0.
       log: is told what is compiled, and of damaged images.
-      profile: directory for a trace of the last round; None traces nothing.
+      profile: directory for a trace of the last round's loop; None traces nothing.
 
     Raises:
       UserError: the data cannot be read, or do not fit the recipe.
@@ -79,10 +80,8 @@ def measure_loop(
     with make_batches(recipe, source, log) as batches:
         next(batches)
         for number in range(ROUNDS):
-            with contextlib.ExitStack() as stack:
-                if profile is not None and number == ROUNDS - 1:
-                    stack.enter_context(jax.profiler.trace(profile))
-                rounds.append(_measure_round(prepared, batches, seconds))
+            traced = profile if number == ROUNDS - 1 else None
+            rounds.append(_measure_round(prepared, batches, seconds, traced))
     images = recipe.batch_size // jax.process_count()
     loader, step, both, waiting = map(statistics.median, zip(*rounds, strict=True))
     return LoopSpeed(images * loader, images * step, images * both, waiting)
@@ -101,14 +100,15 @@ def format_loop(name: str, speed: LoopSpeed) -> str:
 
 
 def _measure_round(
-    prepared: PreparedStep, batches: Iterator[Any], seconds: float
+    prepared: PreparedStep, batches: Iterator[Any], seconds: float, profile: str | None
 ) -> tuple[float, float, float, float]:
     """Batches per second of loader, step and loop, and the loop's share of waiting."""
     on_device = itertools.repeat(parallel.place_batch(prepared.batch))
     train = _make_train(prepared)
     loader, _ = _run(batches, lambda batch: None, seconds)
     step, _ = _run(on_device, train, seconds)
-    both, waiting = _run(batches, lambda b: train(parallel.place_batch(b)), seconds)
+    with contextlib.nullcontext() if profile is None else trace.record(profile):
+        both, waiting = _run(batches, lambda b: train(parallel.place_batch(b)), seconds)
     return loader, step, both, waiting
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 from nfnets.conv import force_conv_forms
-from nfnets.step_benchmark import turns
+from nfnets.step_benchmark import trace, turns
 from nfnets.step_benchmark.forms import parse_our_form
 from nfnets.step_benchmark.job import (
     TRACED_STEPS,
@@ -52,10 +52,11 @@ def measure(job: StepJob) -> StepResult:
     with turns.timing():
         seconds, spread, cpu = time_steps(run, wait, job.seconds)
         if job.profile is not None:
-            with jax.profiler.trace(job.profile):
+            with trace.record(job.profile):
                 for _ in range(TRACED_STEPS):
                     run()
                 wait()
+            trace.write_program(job.profile, prepared.step)
     return StepResult(
         seconds=seconds,
         spread=spread,

@@ -10,10 +10,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from nfnets import flops
 from nfnets.errors import UserError
+from nfnets.step_benchmark import trace
 from nfnets.step_benchmark.inference import prepare_inference
 from nfnets.step_benchmark.peak import DevicePeak, measure_peak
 from nfnets.training import parallel
@@ -134,8 +133,10 @@ def compare_steps(
         timed = compare(timers[number], timers[0])
         rows.append(make_row(recipe, step, timed, peaks[recipe.dtype], number == 0))
         if profile is not None:
-            with jax.profiler.trace(f"{profile}/{number}_{recipe.model}"):
+            directory = f"{profile}/{number}_{recipe.model}"
+            with trace.record(directory):
                 timers[number](TRACED_STEPS)
+            trace.write_program(directory, step.step)
     return rows
 
 
