@@ -47,12 +47,16 @@ _ACTIVATIONS: dict[str, tuple[Activation, float]] = {
 
 
 def scaled_activation(name: str) -> Activation:
-    """The activation times its gamma (2101.08692, Sec. 4.3), elementwise."""
+    """The activation times its gamma (2101.08692, Sec. 4.3), elementwise.
+
+    For the gradient only its input is kept, which is a convolution's output and there
+    anyway; its derivative would be one more array of that size.
+    """
     if name not in _ACTIVATIONS:
         hint = did_you_mean(name, _ACTIVATIONS)
         raise UserError(f"unknown activation {name!r}; {hint}")
     activation, gamma = _ACTIVATIONS[name]
-    return lambda x: activation(x) * gamma
+    return jax.checkpoint(lambda x: activation(x) * gamma)
 
 
 def standardize_weight(kernel: Array, gain: Array, eps: float = 1e-4) -> Array:

@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import SqueezeExcite, StochasticDepth, call_block
+from nfnets.layers import SqueezeExcite, StochasticDepth, call_block, max_pool
 from nfnets.nf_layers import (
     BlockSpec,
     WSConv,
@@ -166,7 +166,7 @@ class NFResNet(nn.Module):
         )
         x = stem(images.astype(self.dtype))
         if row.stem_pool:
-            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")  # [N, H / 4, W / 4, 64]
+            x = max_pool(x, 3, 2, "SAME")  # [N, H / 4, W / 4, 64]
         sow_moments(self, 0, x)
         maps: dict[str, Array] = {}
         for i, spec in enumerate(blocks(row, self.stochastic_depth_rate)):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-from nfnets.conv import NATIVE, ConvForms
+from nfnets.conv import NATIVE, ConvForm, ConvForms
 from nfnets.errors import UserError
 
 TIMM_FORMS = (
@@ -14,12 +13,14 @@ TIMM_FORMS = (
     "timm compile NHWC",
     "timm compile NCHW",
 )
-# The kind of convolution that a form is for; `conv.ConvForms`.
-_KINDS = {
-    "matmul": "pointwise",
-    "split": "grouped",
-    "dense": "grouped",
-    "shifted": "depthwise",
+# The kinds of convolutions that a form of ours is for; `conv.ConvForms`.
+_KINDS: dict[str, dict[str, ConvForm]] = {
+    "native": {},
+    "matmul": {"pointwise": "matmul"},
+    "split": {"grouped": "split", "strided": "split"},
+    "split_strided": {"strided": "split"},
+    "dense": {"grouped": "dense", "strided": "dense"},
+    "shifted": {"depthwise": "shifted"},
 }
 
 
@@ -44,24 +45,23 @@ def is_ours(form: str) -> bool:
 def parse_our_form(form: str) -> OurForm:
     """``ours [FORM[+FORM...]] [--xla_FLAG=VALUE ...]`` -> its parts.
 
-    FORM is ``native`` or one of ``matmul``, ``split``, ``dense`` and ``shifted``, for
-    the kind of convolutions that has it; the other kinds are native then.
+    FORM is ``native`` or ``matmul``, ``split``, ``split_strided``, ``dense`` or
+    ``shifted``, for the kinds of convolutions that have it; others are native then.
 
     Raises:
       UserError: there is no such form.
     """
     _, *words = form.split()
     flags = tuple(word for word in words if word.startswith("--xla_"))
-    names = [word for word in words if word not in flags]
+    names = [name for word in words if word not in flags for name in word.split("+")]
     if not names:
         return OurForm(None, flags)
-    chosen = [name for name in names[0].split("+") if name != "native"]
-    if len(names) > 1 or not set(chosen) <= set(_KINDS):
+    if not set(names) <= set(_KINDS):
         raise UserError(
-            f"no form {form!r} of our step; expected ours, or ours and native, "
+            f"no form {form!r} of our step; expected ours, or ours and "
             f"{', '.join(_KINDS)} or several of these joined by +, then XLA's flags"
         )
-    kinds: dict[str, Any] = {_KINDS[name]: name for name in chosen}
+    kinds = {kind: form for name in names for kind, form in _KINDS[name].items()}
     return OurForm(dataclasses.replace(NATIVE, **kinds), flags)
 
 

@@ -47,6 +47,7 @@ def measure(job: StepJob) -> StepResult:
         }
         next(iter(steps.values()))()
         wait()
+        torch.cuda.empty_cache()  # other processes need the device's memory too
     first = time.perf_counter() - started
     with turns.timing():
         tried = {
