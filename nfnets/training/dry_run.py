@@ -51,7 +51,7 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
     model = learner.model
     log(
         f"model    {recipe.model}: "
-        f"{flops.count_params_of(model) / 1e6:.2f} M parameters, "
+        f"{learner.num_params / 1e6:.2f} M parameters, "
         f"{_gmacs(model, recipe.eval_image_size)} (test), "
         f"{_gmacs(model, stage.image_size)} (training)"
     )

@@ -30,6 +30,17 @@ class Learner:
     keep_ema: bool
     shapes: TrainState
 
+    @property
+    def num_params(self) -> int:
+        """Numbers in the parameters, frozen ones included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.shapes.params))
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of a state."""
+        leaves = jax.tree.leaves(self.shapes)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
     def init(self, variables: Any) -> TrainState:
         """The state before the first step, from initial variables."""
         return init_state(variables, self.tx, keep_ema=self.keep_ema)

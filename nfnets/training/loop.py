@@ -109,6 +109,9 @@ def train_and_evaluate(
         manager = stack.enter_context(
             checkpoint.open_manager(directory / workdir.CHECKPOINTS, log)
         )
+        # After the manager has removed what interrupted saves left.
+        state_bytes = run.learner.state_bytes
+        processes.on_main(lambda: workdir.check_space(directory, state_bytes))
         steps = begin_compiling(run, manager.latest_step() or 0, log)
         state, position = restore_or_init(run, manager, log)
         progress = stack.enter_context(Progress(run.recipe, position.step))

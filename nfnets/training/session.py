@@ -128,9 +128,8 @@ def prepare(
     for stage in recipe.stages:
         check_mixing(stage.augment, recipe.batch_size // num_devices)
     learner = make_learner(recipe)
-    params = learner.shapes.params
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(params))
-    num_trained = count_trained(params, recipe.optim)
+    num_params = learner.num_params
+    num_trained = count_trained(learner.shapes.params, recipe.optim)
     check_same_everywhere(recipe, label_sets, train_source, test_source)
     facts = RunFacts(
         command=command,
@@ -163,10 +162,8 @@ def prepare(
 
 def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Position]:
     """The newest whole checkpoint, or the state before the first step."""
-    recipe, target = run.recipe, run.learner.shapes
-    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(target))
-    processes.on_main(lambda: workdir.check_space(run.directory, state_bytes))
-    restored = checkpoint.restore_latest(manager, target, log)
+    recipe = run.recipe
+    restored = checkpoint.restore_latest(manager, run.learner.shapes, log)
     processes.on_main(lambda: drop_torn_row(run.directory, log))
     rows = workdir.read_rows(run.directory)
     if restored is None:
