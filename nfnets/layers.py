@@ -20,7 +20,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 ConvForm = Literal["native", "split", "dense", "shifted", "matmul", "by_platform"]
-Padding = str | Sequence[tuple[int, int]]
+Padding = str | tuple[tuple[int, int], ...]
 
 # The probes of a network are sown here; see `sow_probe`.
 SIGNAL = "signal"
@@ -149,6 +149,8 @@ def _pointwise_conv2d(x: Array, kernel: Array, strides: int) -> Array:
     return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
 
 
+# Traced once for all convolutions of equal shapes, and inlined by the compiler.
+@functools.partial(jax.jit, static_argnames=("strides", "padding", "groups"))
 def _split_conv2d(
     x: Array, kernel: Array, strides: int, padding: Padding, groups: int
 ) -> Array:
@@ -181,6 +183,7 @@ def _block_diagonal(kernel: Array, groups: int) -> Array:
     return dense.reshape(kh, kw, groups * group_in, features)
 
 
+@functools.partial(jax.jit, static_argnames=("strides", "padding"))
 def _shifted_conv2d(x: Array, kernel: Array, strides: int, padding: Padding) -> Array:
     """Depthwise convolution as a sum over kernel taps of shifted, scaled images."""
     kh, kw, _, features = kernel.shape
@@ -205,8 +208,8 @@ def _explicit_pads(
 ) -> list[tuple[int, int]]:
     """Padding pixels (before, after) for H and for W."""
     if isinstance(padding, str):
-        padding = lax.padtype_to_pads(size, window, (strides, strides), padding)
-    return [(before, after) for before, after in padding]
+        return list(lax.padtype_to_pads(size, window, (strides, strides), padding))
+    return list(padding)
 
 
 def avg_pool_same(x: Array, window: int, strides: int) -> Array:
