@@ -9,6 +9,7 @@ scaled by gamma, and the alpha/beta bookkeeping of the residual blocks.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -59,6 +60,8 @@ def scaled_activation(name: str) -> Activation:
     return jax.checkpoint(lambda x: activation(x) * gamma)
 
 
+# Traced once for all kernels of a shape, and inlined by the compiler.
+@functools.partial(jax.jit, static_argnames="eps")
 def standardize_weight(kernel: Array, gain: Array, eps: float = 1e-4) -> Array:
     """Scaled weight standardisation (2101.08692, Eq. 1; 2102.06171, Sec. 3).
 

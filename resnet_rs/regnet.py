@@ -176,7 +176,7 @@ class Conv(nn.Module):
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=self.strides,
-            padding="VALID" if k == 1 else [(k // 2, k // 2)] * 2,
+            padding="VALID" if k == 1 else ((k // 2, k // 2),) * 2,
             groups=self.groups,
         )
 

@@ -38,7 +38,7 @@ def test_a_recipe_takes_the_number_of_classes_from_the_data(name, folder, tmp_pa
     assert recipe.num_classes == 1000  # before any data are opened
     said: list[str] = []
     run = prepare(recipe, epath.Path(tmp_path), said.append, bool, "", {})
-    assert (run.model.num_classes, run.recipe.num_classes) == (2, 2)
+    assert (run.learner.model.num_classes, run.recipe.num_classes) == (2, 2)
     assert run.recipe.data.num_train == len(run.train_source) < 80
     (line,) = [line for line in said if line.startswith("data ")]
     assert "2 classes; the data have no test split: " in line
@@ -48,7 +48,7 @@ def test_a_recipe_takes_the_number_of_classes_from_the_data(name, folder, tmp_pa
 def test_a_stated_number_of_classes_stays(folder, tmp_path):
     recipe = tiny_recipe(data__source=f"folder:{folder}", data__num_classes=7)
     run = prepare(recipe, epath.Path(tmp_path), str, bool, "", {})
-    assert (run.model.num_classes, run.train_source.num_classes) == (7, 7)
+    assert (run.learner.model.num_classes, run.train_source.num_classes) == (7, 7)
     recipe = with_changes(recipe, data__num_classes=1)
     with pytest.raises(UserError, match="set num_classes to 2 or more"):
         prepare(recipe, epath.Path(tmp_path), str, bool, "", {})

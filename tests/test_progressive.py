@@ -203,16 +203,16 @@ def test_each_setting_is_compiled_once():
         compiled.append(stage.image_size)
         return Compiled(step=stage.image_size, seconds=1.0)
 
-    steps = CompiledSteps(compile_stage, said.append)
+    steps = CompiledSteps(compile_stage)
     first, second, third = stages_of(8, 4, 8)
-    assert steps.get(first, lambda: False) == 8
-    steps.start(second)
-    assert steps.get(second, lambda: False) == 4
-    assert steps.get(third, lambda: False) == 8
+    assert steps.get(first, lambda: False, said.append) == 8
+    steps.start(second, said.append)
+    assert steps.get(second, lambda: False, said.append) == 4
+    assert steps.get(third, lambda: False, said.append) == 8
     assert compiled == [8, 4]
     assert said == [
         "compile  1.0 s at 8 px",
-        "compile  1.0 s while training, waited 0.0 s at 4 px",
+        "compile  1.0 s in the background, waited 0.0 s at 4 px",
     ]
 
 
@@ -222,11 +222,11 @@ def test_a_failed_compilation_is_said_at_once_and_raised_when_it_is_needed():
     def compile_stage(stage):
         raise RuntimeError("out of memory")
 
-    steps = CompiledSteps(compile_stage, said.append)
+    steps = CompiledSteps(compile_stage)
     (stage,) = stages_of(13)
-    steps.start(stage)
+    steps.start(stage, said.append)
     with pytest.raises(RuntimeError, match="out of memory"):
-        steps.get(stage, lambda: False)
+        steps.get(stage, lambda: False, said.append)
     assert said == ["compile  failed at 13 px: out of memory"]
 
 
@@ -237,11 +237,11 @@ def test_waiting_for_the_compiler_ends_when_asked_to_stop():
         assert go_on.wait(60)
         return Compiled(step=1, seconds=1.0)
 
-    steps = CompiledSteps(compile_stage, lambda line: None)
+    steps = CompiledSteps(compile_stage)
     (stage,) = stages_of(8)
-    assert steps.get(stage, lambda: True) is None
+    assert steps.get(stage, lambda: True, str) is None
     go_on.set()
-    assert steps.get(stage, lambda: False) == 1
+    assert steps.get(stage, lambda: False, str) == 1
 
 
 def test_a_step_that_cannot_be_compiled_loses_no_steps(tmp_path, monkeypatch):

@@ -161,7 +161,7 @@ def test_killed_in_the_second_and_third_stage_resumes_exactly(run, start, tmp_pa
         "60 to 89: 8 px, RandAugment 0, mixup 0.2, cutmix 0, dropout 0.2",
     ):
         assert f"stage    steps {line}" in out
-    assert re.search(r"while training, waited .* at 6 px", out)
+    assert re.search(r"in the background, waited .* at 6 px", out)
     report = (tmp_path / "whole" / "report.md").read_text()
     assert re.search(r"\| 60 to 89 \| 8 \| 0 \| 0.2 \| 0 \| 0.2 \| \d+ \|", report)
     flags = (*TINY_FLAGS, *PROGRESSIVE, f"--workdir={tmp_path / 'killed'}")

@@ -51,7 +51,7 @@ def eval_step_of(run: Run) -> Any:
     """The evaluation step, float32 whatever the training dtype, as officially."""
     return parallel.pmap_eval_step(
         make_eval_step(
-            run.model.clone(dtype=jnp.float32),
+            run.learner.model.clone(dtype=jnp.float32),
             normalization=run.recipe.data.normalization,
             label_sets=run.label_sets,
         )

@@ -1,4 +1,4 @@
-"""Compiled train steps, one per setting; the next one while this one trains."""
+"""Compiled train steps, one per setting; each while something else is done."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 
 from nfnets.data.pipeline import train_batch_shapes
 from nfnets.training import parallel, processes
+from nfnets.training.learner import Learner
 from nfnets.training.recipe import Recipe
 from nfnets.training.stages import Stage
-from nfnets.training.state import TrainState
 from nfnets.training.steps import make_train_step
 
 Log = Callable[[str], None]
@@ -50,33 +50,26 @@ class Compiled:
 
 
 def compile_step(
-    stage: Stage,
-    recipe: Recipe,
-    model: Any,
-    tx: Any,
-    state: TrainState,
-    label_sets: np.ndarray | None,
+    stage: Stage, recipe: Recipe, learner: Learner, label_sets: np.ndarray | None
 ) -> Compiled:
     """The train step of a stage.
 
     Args:
       stage: what it is for.
       recipe: with ``for_source`` applied.
-      model: of ``recipe.create_model``.
-      tx: of ``make_optimizer``.
-      state: a state or its shapes.
+      learner: of ``make_learner``; its shapes are all that is needed of a state.
       label_sets: of ``open_label_sets``.
     """
-    model = model.clone(drop_rate=stage.drop_rate)
+    model = learner.model.clone(drop_rate=stage.drop_rate)
     step = parallel.pmap_train_step(
         make_train_step(
-            model, tx, recipe, parallel.AXIS, stage=stage, label_sets=label_sets
+            model, learner.tx, recipe, parallel.AXIS, stage=stage, label_sets=label_sets
         )
     )
     if jax.process_count() > 1:  # pmap cannot be compiled ahead of its call there
         return Compiled(step, 0.0)
     started = time.monotonic()
-    compiled = step.lower(state, abstract_batch(recipe, stage)).compile()
+    compiled = step.lower(learner.shapes, abstract_batch(recipe, stage)).compile()
     return Compiled(compiled, time.monotonic() - started)
 
 
@@ -110,16 +103,18 @@ class CompiledSteps:
 
     Args:
       compile_stage: ``compile_step`` of a run.
-      log: is told what was compiled, and at once what could not be.
     """
 
-    def __init__(self, compile_stage: Callable[[Stage], Compiled], log: Log) -> None:
-        self._compile_stage, self._log = compile_stage, log
+    def __init__(self, compile_stage: Callable[[Stage], Compiled]) -> None:
+        self._compile_stage = compile_stage
         self._found: dict[Stage, Future[Compiled]] = {}
         self._told: set[Stage] = set()
 
-    def start(self, stage: Stage) -> None:
-        """Begins to compile a stage's step, unless that was begun before."""
+    def start(self, stage: Stage, log: Log) -> None:
+        """Begins to compile a stage's step, unless that was begun before.
+
+        ``log`` is told at once when it fails.
+        """
         setting = dataclasses.replace(stage, steps=0)
         if setting in self._found:
             return
@@ -131,7 +126,7 @@ class CompiledSteps:
                 future.set_result(self._compile_stage(stage))
             except BaseException as error:
                 text = " ".join(str(error).split())[:300]
-                self._log(f"compile  failed at {stage.image_size} px: {text}")
+                log(f"compile  failed at {stage.image_size} px: {text}")
                 future.set_exception(error)
 
         if jax.process_count() > 1:
@@ -139,8 +134,10 @@ class CompiledSteps:
         else:
             threading.Thread(target=run, name=processes.COMPILING).start()
 
-    def get(self, stage: Stage, stop_requested: Callable[[], bool]) -> Any:
+    def get(self, stage: Stage, stop_requested: Callable[[], bool], log: Log) -> Any:
         """The stage's step, when it is compiled; None when asked to stop before that.
+
+        ``log`` is told the first time what that took.
 
         Raises:
           Exception: what compiling it raised.
@@ -148,7 +145,7 @@ class CompiledSteps:
         started = time.monotonic()
         setting = dataclasses.replace(stage, steps=0)
         ahead = setting in self._found
-        self.start(stage)
+        self.start(stage, log)
         future = self._found[setting]
         while not future.done():
             if stop_requested():
@@ -157,8 +154,8 @@ class CompiledSteps:
         compiled = future.result()
         if setting not in self._told:
             self._told.add(setting)
-            waited = f" while training, waited {time.monotonic() - started:.1f} s"
+            waited = f" in the background, waited {time.monotonic() - started:.1f} s"
             when = f"{compiled.seconds:.1f} s{waited if ahead else ''}"
             when = when if compiled.seconds else "with the first step"
-            self._log(f"compile  {when} at {stage.image_size} px")
+            log(f"compile  {when} at {stage.image_size} px")
         return compiled.step

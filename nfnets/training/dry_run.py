@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -16,11 +17,15 @@ from nfnets.data.mixing import check_mixing
 from nfnets.errors import UserError
 from nfnets.initialize import init_variables
 from nfnets.training import parallel
-from nfnets.training.compiled_steps import abstract_batch, compile_step, memory_of
-from nfnets.training.optimizer import make_optimizer
+from nfnets.training.compiled_steps import (
+    Compiled,
+    abstract_batch,
+    compile_step,
+    memory_of,
+)
+from nfnets.training.learner import Learner, make_learner
 from nfnets.training.recipe import Recipe
 from nfnets.training.stages import Stage, describe_stages
-from nfnets.training.state import init_state
 
 
 def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, float]:
@@ -42,10 +47,11 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
     num_devices = len(parallel.devices())
     parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
     check_mixing(stage.augment, recipe.batch_size // num_devices)
-    model = recipe.create_model()
+    learner = make_learner(recipe)
+    model = learner.model
     log(
         f"model    {recipe.model}: "
-        f"{flops.count_params_of(model) / 1e6:.2f} M parameters, "
+        f"{learner.num_params / 1e6:.2f} M parameters, "
         f"{_gmacs(model, recipe.eval_image_size)} (test), "
         f"{_gmacs(model, stage.image_size)} (training)"
     )
@@ -57,16 +63,10 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
         log(f"stage    {line}")
     if recipe.data.num_classes is None:
         log(f"classes  {recipe.num_classes}, the recipe's own; training asks the data")
-    shapes = flops.abstract_variables(model, stage.image_size)
-    tx = make_optimizer(recipe, shapes["params"])
-    keep_ema = recipe.ema_decay is not None
-    abstract = jax.eval_shape(lambda v: init_state(v, tx, keep_ema=keep_ema), shapes)
-    label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
-    compiled = compile_step(stage, recipe, model, tx, abstract, label_sets)
+    compiled, variables = compile_and_draw(stage, recipe, learner)
     log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
     check_memory(compiled.step, log)
-    variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
-    state = parallel.place_state(init_state(variables, tx, keep_ema=keep_ema))
+    state = parallel.place_state(learner.init(variables))
     batch = parallel.place_batch(random_batch(recipe, stage))
     started = time.monotonic()
     _, metrics = compiled.step(state, batch)
@@ -76,6 +76,21 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
         f"loss {values['loss']:.4f}, gradient norm {values['grad_norm']:.4f}"
     )
     return values
+
+
+def compile_and_draw(
+    stage: Stage, recipe: Recipe, learner: Learner
+) -> tuple[Compiled, Any]:
+    """The stage's step, and variables drawn while it is compiled.
+
+    Label sets, where the recipe has them, are `stand_in_label_sets`.
+    """
+    label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
+    key, size = jax.random.key(recipe.seed), recipe.train_image_size
+    with ThreadPoolExecutor(max_workers=1) as drawing:
+        variables = drawing.submit(init_variables, learner.model, key, size)
+        compiled = compile_step(stage, recipe, learner, label_sets)
+        return compiled, variables.result()
 
 
 def check_memory(step: Any, log: Callable[[str], None]) -> None:

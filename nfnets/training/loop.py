@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 from etils import epath
 
 from nfnets.training import checkpoint, parallel, processes, workdir
@@ -42,7 +41,7 @@ from nfnets.training.session import (
     prepare,
     restore_or_init,
 )
-from nfnets.training.stages import Stage, stage_ends
+from nfnets.training.stages import Stage, stages_after
 from nfnets.training.state import TrainState
 from nfnets.training.watchdog import Watchdog
 
@@ -110,6 +109,10 @@ def train_and_evaluate(
         manager = stack.enter_context(
             checkpoint.open_manager(directory / workdir.CHECKPOINTS, log)
         )
+        # After the manager has removed what interrupted saves left.
+        state_bytes = run.learner.state_bytes
+        processes.on_main(lambda: workdir.check_space(directory, state_bytes))
+        steps = begin_compiling(run, manager.latest_step() or 0, log)
         state, position = restore_or_init(run, manager, log)
         progress = stack.enter_context(Progress(run.recipe, position.step))
         batches = make_batches(
@@ -127,17 +130,7 @@ def train_and_evaluate(
             watchdog=watchdog,
             position=position,
             batches=batches,
-            steps=CompiledSteps(
-                functools.partial(
-                    compile_step,
-                    recipe=run.recipe,
-                    model=run.model,
-                    tx=run.tx,
-                    state=jax.eval_shape(lambda: state),
-                    label_sets=run.label_sets,
-                ),
-                progress.say,
-            ),
+            steps=steps,
             eval_step=eval_step_of(run),
         )
         # If it was stopped while evaluating.
@@ -161,14 +154,29 @@ def result_of(run: Run, position: Position) -> Result:
     return Result(complete, position.step, rows[-1] if rows else None, tuple(files))
 
 
+def begin_compiling(run: Run, step: int, log: Log) -> CompiledSteps:
+    """The run's steps; that of the stage after ``step`` steps is begun.
+
+    Where the newest checkpoint turns out to be damaged the run may go on in another
+    stage, whose step is compiled when it is needed.
+    """
+    steps = CompiledSteps(
+        functools.partial(
+            compile_step,
+            recipe=run.recipe,
+            learner=run.learner,
+            label_sets=run.label_sets,
+        )
+    )
+    for stage, _ in stages_after(run.recipe.stages, step)[:1]:
+        steps.start(stage, log)
+    return steps
+
+
 def train_stages(trainer: Trainer, state: TrainState) -> TrainState:
     """Trains to the end of the last stage, or until asked to stop (and saves then)."""
     run, position = trainer.run, trainer.position
-    ahead = [
-        (stage, end)
-        for stage, end in stage_ends(run.recipe.stages)
-        if end > position.step
-    ]
+    ahead = stages_after(run.recipe.stages, position.step)
     for i, (stage, end) in enumerate(ahead):
         if run.stop_requested():
             break
@@ -177,7 +185,7 @@ def train_stages(trainer: Trainer, state: TrainState) -> TrainState:
             break
         trainer.watchdog.touch()
         for next_stage, _ in ahead[i + 1 : i + 2]:
-            trainer.steps.start(next_stage)
+            trainer.steps.start(next_stage, trainer.progress.say)
         state = train_stage(trainer, stage, train_step, end, state)
     if run.stop_requested():
         save(trainer.manager, state, None, position, trainer.progress)
@@ -187,7 +195,9 @@ def train_stages(trainer: Trainer, state: TrainState) -> TrainState:
 def compiled_step(trainer: Trainer, stage: Stage, state: TrainState) -> Any:
     """The stage's step; None when asked to stop. What was trained outlives an error."""
     try:
-        return trainer.steps.get(stage, trainer.run.stop_requested)
+        return trainer.steps.get(
+            stage, trainer.run.stop_requested, trainer.progress.say
+        )
     except BaseException:
         save_alone(trainer, state)
         raise

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 from etils import epath
 
-from nfnets import flops
 from nfnets.data.backends import describe_backend
 from nfnets.data.label_sets import open_label_sets
 from nfnets.data.mixing import check_mixing
@@ -23,8 +22,9 @@ from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.boards import Boards, open_boards
 from nfnets.training.initial_weights import initial_variables
+from nfnets.training.learner import Learner, make_learner
 from nfnets.training.metrics import Row
-from nfnets.training.optimizer import count_trained, make_optimizer
+from nfnets.training.optimizer import count_trained
 from nfnets.training.recipe import Recipe
 from nfnets.training.report import RunFacts
 from nfnets.training.run_data import (
@@ -35,7 +35,7 @@ from nfnets.training.run_data import (
     open_split,
 )
 from nfnets.training.stages import describe_stages
-from nfnets.training.state import TrainState, init_state
+from nfnets.training.state import TrainState
 
 Log = Callable[[str], None]
 
@@ -46,8 +46,7 @@ class Run:
 
     recipe: Recipe
     directory: epath.Path
-    model: Any
-    tx: Any
+    learner: Learner
     train_source: Source
     test_source: Source
     label_sets: np.ndarray | None  # int32 [K, L]; None where an image has one label
@@ -128,11 +127,9 @@ def prepare(
     parallel.check_divisible(recipe.batch_size, recipe.accumulation_steps)
     for stage in recipe.stages:
         check_mixing(stage.augment, recipe.batch_size // num_devices)
-    model = recipe.create_model()
-    shapes = flops.abstract_variables(model, recipe.train_image_size)
-    tx = make_optimizer(recipe, shapes["params"])
-    num_params = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
-    num_trained = count_trained(shapes["params"], recipe.optim)
+    learner = make_learner(recipe)
+    num_params = learner.num_params
+    num_trained = count_trained(learner.shapes.params, recipe.optim)
     check_same_everywhere(recipe, label_sets, train_source, test_source)
     facts = RunFacts(
         command=command,
@@ -153,8 +150,7 @@ def prepare(
     return Run(
         recipe=recipe,
         directory=directory,
-        model=model,
-        tx=tx,
+        learner=learner,
         train_source=train_source,
         test_source=test_source,
         label_sets=label_sets,
@@ -166,20 +162,13 @@ def prepare(
 
 def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Position]:
     """The newest whole checkpoint, or the state before the first step."""
-    recipe, size = run.recipe, run.recipe.train_image_size
-    keep_ema = recipe.ema_decay is not None
-
-    def initial(variables: Any) -> TrainState:
-        return init_state(variables, run.tx, keep_ema=keep_ema)
-
-    target = jax.eval_shape(initial, flops.abstract_variables(run.model, size))
-    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(target))
-    processes.on_main(lambda: workdir.check_space(run.directory, state_bytes))
-    restored = checkpoint.restore_latest(manager, target, log)
+    recipe = run.recipe
+    restored = checkpoint.restore_latest(manager, run.learner.shapes, log)
     processes.on_main(lambda: drop_torn_row(run.directory, log))
     rows = workdir.read_rows(run.directory)
     if restored is None:
-        state = initial(initial_variables(recipe, run.model, log))
+        variables = initial_variables(recipe, run.learner.model, log)
+        state = run.learner.init(variables)
         position = Position(label_sets=digest_of(run.label_sets))
     else:
         state, record = restored.state, dict(restored.record)

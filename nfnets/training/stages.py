@@ -133,6 +133,11 @@ def stage_ends(stages: Iterable[Stage]) -> Iterator[tuple[Stage, int]]:
     return zip(stages, ends, strict=True)
 
 
+def stages_after(stages: Iterable[Stage], step: int) -> list[tuple[Stage, int]]:
+    """What `stage_ends` gives of the stages that are not over after ``step`` steps."""
+    return [(stage, end) for stage, end in stage_ends(stages) if end > step]
+
+
 def describe_stages(stages: Sequence[Stage]) -> list[str]:
     """The stage table in words, a line per stage; nothing for a constant recipe."""
     if len(stages) == 1:

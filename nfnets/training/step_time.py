@@ -17,15 +17,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from nfnets import flops
-from nfnets.data.label_sets import stand_in_label_sets
-from nfnets.initialize import init_variables
 from nfnets.training import parallel, processes
-from nfnets.training.compiled_steps import compile_step
-from nfnets.training.dry_run import random_batch
-from nfnets.training.optimizer import make_optimizer
+from nfnets.training.dry_run import compile_and_draw, random_batch
+from nfnets.training.learner import make_learner
 from nfnets.training.recipe import Recipe
-from nfnets.training.state import TrainState, init_state
 
 BLOCKS = 11
 WARM_UP_STEPS = 1
@@ -88,23 +83,13 @@ def prepare_step(recipe: Recipe, log: Callable[[str], None]) -> PreparedStep:
       recipe: with ``for_source`` applied.
       log: is told how long compiling took.
     """
-    stage, model = recipe.stages[0], recipe.create_model()
-    shapes = flops.abstract_variables(model, stage.image_size)
-    tx = make_optimizer(recipe, shapes["params"])
-
-    def first_state(variables: Any) -> TrainState:
-        return init_state(variables, tx, keep_ema=recipe.ema_decay is not None)
-
-    abstract = jax.eval_shape(first_state, shapes)
-    label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
-    compiled = compile_step(stage, recipe, model, tx, abstract, label_sets)
+    stage, learner = recipe.stages[0], make_learner(recipe)
+    compiled, variables = compile_and_draw(stage, recipe, learner)
     log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
-    variables = init_variables(model, jax.random.key(recipe.seed), stage.image_size)
-    state = jax.device_get(first_state(variables))
     ascent = recipe.sam.batch_fraction if recipe.sam.rho else 0.0
     return PreparedStep(
         compiled.step,
-        state,
+        jax.device_get(learner.init(variables)),
         random_batch(recipe, stage),
         compiled.seconds,
         image_size=stage.image_size,
