@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 from effnetv2.block_strings import StageSpec
 from nfnets.batch_norm import named_norm
 from nfnets.conv import conv2d
-from nfnets.layers import SqueezeExcite, StochasticDepth
+from nfnets.layers import SqueezeExcite, StochasticDepth, in_float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +222,7 @@ class MBConv(nn.Module):
             kernel_init=conv_init,
             name="squeeze_excite",
         )
-        return h * gate(h)
+        return in_float32(jnp.multiply, h, gate(h))
 
     def _parts(self, train: bool) -> tuple[Callable[..., Conv], Callable[..., Any]]:
         """Convolution and BatchNorm with what all of a block's have in common."""

@@ -30,25 +30,25 @@ class ConvForms:
 
     Attributes:
       pointwise: 1 x 1 without groups.
-      grouped: with more than one channel in each of several groups, and stride 1.
-      strided: the same with larger strides.
+      grouped: with more than one channel in each of several groups.
       depthwise: with one channel a group.
     """
 
     pointwise: ConvForm = "native"
     grouped: ConvForm = "native"
-    strided: ConvForm = "native"
     depthwise: ConvForm = "native"
 
 
 NATIVE = ConvForms()
 # For programs that are exported to several platforms.
-BY_PLATFORM = ConvForms("by_platform", "by_platform", "by_platform", "by_platform")
+BY_PLATFORM = ConvForms("by_platform", "by_platform", "by_platform")
 # XLA's CPU backend runs grouped convolutions 3x (forward) to 30x (gradient of the
 # kernel) slower than the same work split by groups, depthwise ones 30-70x slower than
 # shifted multiply-adds, and 1 x 1 ones slower than a matrix product: they alone make a
 # whole network's gradient 1.2 to 1.5x slower (docs/benchmarks.md).
-CPU = ConvForms("matmul", grouped="split", strided="split", depthwise="shifted")
+CPU = ConvForms(pointwise="matmul", grouped="split", depthwise="shifted")
+# On a GPU (H200, docs/benchmarks.md) cuDNN's grouped convolutions do not need help: a
+# step of NFNet-F0 with its strided ones split took 1.02 times as long.
 _BY_BACKEND = {"cpu": CPU}
 
 _forced: contextvars.ContextVar[ConvForms | None] = contextvars.ContextVar(
@@ -74,22 +74,16 @@ def force_conv_forms(forms: ConvForms) -> Iterator[None]:
         _forced.reset(token)
 
 
-def choose_conv_form(
-    kernel: Array, in_channels: int, groups: int, strides: int = 1
-) -> ConvForm:
+def choose_conv_form(kernel: Array, in_channels: int, groups: int) -> ConvForm:
     """The fastest form of a convolution on the present backend."""
     forms = _forced.get() or _BY_BACKEND.get(backend(), NATIVE)
-    return _choose(forms, kernel, in_channels, groups, strides)
+    return _choose(forms, kernel, in_channels, groups)
 
 
-def _choose(
-    forms: ConvForms, kernel: Array, in_channels: int, groups: int, strides: int
-) -> ConvForm:
+def _choose(forms: ConvForms, kernel: Array, in_channels: int, groups: int) -> ConvForm:
     if groups == 1:
         return forms.pointwise if kernel.shape[:2] == (1, 1) else "native"
-    if groups == in_channels:
-        return forms.depthwise
-    return forms.grouped if strides == 1 else forms.strided
+    return forms.depthwise if groups == in_channels else forms.grouped
 
 
 def conv2d(
@@ -120,7 +114,7 @@ def conv2d(
       [N, H', W', D].
     """
     if form is None:
-        form = choose_conv_form(kernel, x.shape[-1], groups, strides)
+        form = choose_conv_form(kernel, x.shape[-1], groups)
     if form == "shifted" and groups > 1 and groups == x.shape[-1]:
         return _shifted_conv2d(x, kernel, strides, padding)
     if form == "split" and groups > 1:
@@ -156,7 +150,7 @@ def _conv2d_by_platform(
     native = functools.partial(
         conv2d, strides=strides, padding=padding, groups=groups, form="native"
     )
-    cpu_form = _choose(CPU, kernel, x.shape[-1], groups, strides)
+    cpu_form = _choose(CPU, kernel, x.shape[-1], groups)
     if cpu_form == "native":
         return native(x, kernel)
     on_cpu = functools.partial(native, form=cpu_form)

@@ -22,6 +22,38 @@ from nfnets.conv import Padding, explicit_pads
 SIGNAL = "signal"
 
 
+def in_float32(function: Callable[..., Array], x: Array, *others: Array) -> Array:
+    """``function(x, *others)``, computed in float32 and returned in the dtype of ``x``.
+
+    For what compilers fuse, where it costs nothing: only what is stored is rounded. And
+    the gradient of what is broadcast, a bias, a gate, a gain, is a sum over up to 10^8
+    numbers, of which bfloat16 would lose most.
+    """
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return function(*(each.astype(wide) for each in (x, *others))).astype(x.dtype)
+
+
+@jax.custom_vjp
+def add_bias(x: Array, bias: Array) -> Array:
+    """``x`` [N, H, W, C] + ``bias`` [C], in the dtype of ``x``, as cuDNN can add it.
+
+    The gradient of the float32 bias is summed in float32; see `in_float32`.
+    """
+    return x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
+
+
+def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, None]:
+    return add_bias(x, bias), None
+
+
+def _add_bias_backward(_: None, gradient: Array) -> tuple[Array, Array]:
+    wide = jnp.promote_types(gradient.dtype, jnp.float32)
+    return gradient, jnp.sum(gradient.astype(wide), axis=(0, 1, 2))
+
+
+add_bias.defvjp(_add_bias_forward, _add_bias_backward)
+
+
 def avg_pool_same(x: Array, window: int, strides: int) -> Array:
     """Average pooling with SAME padding that divides by the pixels really there.
 
@@ -122,6 +154,11 @@ class SqueezeExcite(nn.Module):
             name=name,
         )
         return dense(h)
+
+
+def add_scaled(shortcut: Array, residual: Array, gain: Array) -> Array:
+    """``shortcut`` + ``gain`` * ``residual``, with a scalar gain; see `in_float32`."""
+    return in_float32(lambda x, r, gain: x + gain * r, shortcut, residual, gain)
 
 
 def call_block(

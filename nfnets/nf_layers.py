@@ -21,7 +21,7 @@ from jax.typing import DTypeLike
 
 from nfnets.conv import conv2d
 from nfnets.errors import UserError, did_you_mean
-from nfnets.layers import sow_probe
+from nfnets.layers import add_bias, in_float32, sow_probe
 
 Activation = Callable[[Array], Array]
 
@@ -57,7 +57,8 @@ def scaled_activation(name: str) -> Activation:
         hint = did_you_mean(name, _ACTIVATIONS)
         raise UserError(f"unknown activation {name!r}; {hint}")
     activation, gamma = _ACTIVATIONS[name]
-    return jax.checkpoint(lambda x: activation(x) * gamma)
+    scaled = functools.partial(in_float32, lambda x: activation(x) * gamma)
+    return jax.checkpoint(scaled)
 
 
 # Traced once for all kernels of a shape, and inlined by the compiler.
@@ -124,7 +125,7 @@ class WSConv(nn.Module):
             strides=self.strides,
             groups=self.groups,
         )
-        return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return add_bias(y, bias)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,14 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import SqueezeExcite, StochasticDepth, call_block, max_pool
+from nfnets.layers import (
+    SqueezeExcite,
+    StochasticDepth,
+    add_scaled,
+    call_block,
+    in_float32,
+    max_pool,
+)
 from nfnets.nf_layers import (
     BlockSpec,
     WSConv,
@@ -122,13 +129,13 @@ class NFResBlock(nn.Module):
         if self.se_ratio is not None:
             hidden = max(1, int(out_ch * self.se_ratio))
             gate = SqueezeExcite(hidden, out_ch, self.dtype, name="squeeze_excite")(r)
-            r = 2 * gate * r
+            r = in_float32(jnp.multiply, r, 2 * gate)
 
         rate = spec.stochastic_depth_rate
         kept = StochasticDepth(rate, name="stochastic_depth")(r, train=train)
         init = nn.initializers.constant(self.skip_gain_init)
         skip_gain = self.param("skip_gain", init, (), jnp.float32)
-        return shortcut + (self.alpha * skip_gain).astype(self.dtype) * kept, r
+        return add_scaled(shortcut, kept, self.alpha * skip_gain), r
 
 
 class NFResNet(nn.Module):

@@ -14,7 +14,14 @@ from jax.typing import DTypeLike
 
 from nfnets.errors import UserError
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import SqueezeExcite, StochasticDepth, avg_pool_same, call_block
+from nfnets.layers import (
+    SqueezeExcite,
+    StochasticDepth,
+    add_scaled,
+    avg_pool_same,
+    call_block,
+    in_float32,
+)
 from nfnets.nf_layers import (
     BlockSpec,
     WSConv,
@@ -172,12 +179,13 @@ class NFBlock(nn.Module):
         r = grouped(name="conv1b")(act(r))
         r = conv(out_ch, 1, name="conv2")(act(r))
         hidden = max(1, int(out_ch * self.se_ratio))
-        r = 2 * SqueezeExcite(hidden, out_ch, self.dtype, name="squeeze_excite")(r) * r
+        gate = SqueezeExcite(hidden, out_ch, self.dtype, name="squeeze_excite")(r)
+        r = in_float32(jnp.multiply, r, 2 * gate)
 
         rate = spec.stochastic_depth_rate
         kept = StochasticDepth(rate, name="stochastic_depth")(r, train=train)
         skip_gain = self.param("skip_gain", nn.initializers.zeros, (), jnp.float32)
-        return shortcut + (self.alpha * skip_gain).astype(self.dtype) * kept, r
+        return add_scaled(shortcut, kept, self.alpha * skip_gain), r
 
 
 class NFNet(nn.Module):

@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 
 from nfnets.batch_norm import named_norm
 from nfnets.conv import conv2d
-from nfnets.layers import StochasticDepth, linear_init
+from nfnets.layers import StochasticDepth, add_bias, add_scaled, in_float32, linear_init
 from nfnets.nf_layers import BlockSpec
 
 
@@ -47,7 +47,7 @@ class Conv(nn.Module):
         )
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
-            y = y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+            y = add_bias(y, bias)
         return y
 
 
@@ -141,8 +141,8 @@ class SkipInitBlock(nn.Module):
         r = conv(spec.width, 1, name="conv0")(h)
         r = conv(spec.width, 3, spec.stride, name="conv1")(nn.relu(r))
         r = conv(out_ch, 1, name="conv2")(nn.relu(r))
-        skip_gain = scalar_param(self, "skip_gain", 0.0).astype(self.dtype)
-        return shortcut + skip_gain * _stochastic_depth(spec, r, train), r
+        skip_gain = scalar_param(self, "skip_gain", 0.0)
+        return add_scaled(shortcut, _stochastic_depth(spec, r, train), skip_gain), r
 
 
 class FixupBlock(nn.Module):
@@ -164,19 +164,21 @@ class FixupBlock(nn.Module):
         plain, small = fan_out_init(), fan_out_init(self.num_blocks**-0.25)
         zero = nn.initializers.zeros
 
-        def scalar(name: str, value: float = 0.0) -> Array:
-            return scalar_param(self, name, value).astype(self.dtype)
+        def relu_between(x: Array, before: Array, after: Array) -> Array:
+            return nn.relu(x + before) + after
 
-        shortcut = x = x + scalar("bias1a")
+        scalar = functools.partial(scalar_param, self, value=0.0)
+        shortcut = x = in_float32(jnp.add, x, scalar("bias1a"))
         if spec.has_projection:
             project = conv(
                 out_ch, 1, spec.stride, kernel_init=plain, name="conv_shortcut"
             )
             shortcut = project(x)
         r = conv(spec.width, 1, kernel_init=small, name="conv0")(x)
-        r = nn.relu(r + scalar("bias1b")) + scalar("bias2a")
+        r = in_float32(relu_between, r, scalar("bias1b"), scalar("bias2a"))
         r = conv(spec.width, 3, spec.stride, kernel_init=small, name="conv1")(r)
-        r = nn.relu(r + scalar("bias2b")) + scalar("bias3a")
+        r = in_float32(relu_between, r, scalar("bias2b"), scalar("bias3a"))
         r = conv(out_ch, 1, kernel_init=zero, name="conv2")(r)
-        r = scalar("scale", 1.0) * r + scalar("bias3b")
+        scale = scalar("scale", value=1.0)
+        r = in_float32(lambda r, b: scale * r + b, r, scalar("bias3b"))
         return nn.relu(shortcut + _stochastic_depth(spec, r, train)), r

@@ -21,7 +21,13 @@ from jax.typing import DTypeLike
 
 from nfnets.batch_norm import named_norm
 from nfnets.conv import conv2d
-from nfnets.layers import SqueezeExcite, StochasticDepth, avg_pool_same, zero_init
+from nfnets.layers import (
+    SqueezeExcite,
+    StochasticDepth,
+    avg_pool_same,
+    in_float32,
+    zero_init,
+)
 
 Init = Callable[..., Array]
 
@@ -199,7 +205,7 @@ class ResidualBlock(nn.Module):
             bias_init=self.initial.bias,
             name="squeeze_excite",
         )
-        return h * gate(h)
+        return in_float32(jnp.multiply, h, gate(h))
 
     def _projected(self, x: Array) -> Array:
         """The shortcut's convolution, in ResNet-D after pooling where it strides."""

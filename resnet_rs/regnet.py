@@ -22,7 +22,7 @@ from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.conv import conv2d
 from nfnets.errors import UserError
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import SqueezeExcite, StochasticDepth, call_block
+from nfnets.layers import SqueezeExcite, StochasticDepth, call_block, in_float32
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 
 
@@ -211,7 +211,7 @@ class YBlock(nn.Module):
             kernel_init=_conv_init(1),
             name="squeeze_excite",
         )
-        h = conv(width, name="conv3")(h * gate(h))
+        h = conv(width, name="conv3")(in_float32(jnp.multiply, h, gate(h)))
         zeros = nn.initializers.zeros
         last = self.make_norm(scale_init=zeros, name="bn3")
         r = last(h, train=train)

@@ -60,7 +60,6 @@ def test_conv_form_follows_the_backend(monkeypatch):
     kernel, pointwise = jnp.ones((3, 3, 4, 8)), jnp.ones((1, 1, 8, 8))
     assert choose_conv_form(kernel, 8, 1) == "native"
     assert choose_conv_form(kernel, 8, 2) == "split"
-    assert choose_conv_form(kernel, 8, 2, strides=2) == "split"
     assert choose_conv_form(kernel, 8, 8) == "shifted"
     assert choose_conv_form(pointwise, 8, 1) == "matmul"
     with force_conv_forms(NATIVE):

@@ -18,7 +18,10 @@ from nfnets.initialize import init_variables
 from nfnets.layers import (
     SqueezeExcite,
     StochasticDepth,
+    add_bias,
+    add_scaled,
     avg_pool_same,
+    in_float32,
     max_pool,
 )
 from nfnets.nf_layers import (
@@ -73,6 +76,32 @@ def test_max_pool_equals_xlas_with_its_gradient_where_values_are_equal(padding):
     (_, same), expected = jax.value_and_grad(loss, argnums=1, has_aux=True)(xlas, x)
     np.testing.assert_array_equal(y, same)
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+def test_in_bfloat16_the_gradient_of_what_is_broadcast_is_summed_in_float32():
+    x = jnp.ones((41, 5, 5, 2), jnp.bfloat16)  # 1025 numbers: no bfloat16 is 1025
+    ones, one = jnp.ones(2), jnp.ones(())
+
+    def total(function):
+        return lambda *args: jnp.sum(function(*args).astype(jnp.float32))
+
+    bias = jax.grad(total(add_bias), argnums=1)(x, ones)
+    np.testing.assert_array_equal(bias, [1025.0, 1025.0])
+    gain = jax.grad(total(add_scaled), argnums=2)(x, x, one)
+    assert gain == 2 * 1025
+    scaled = functools.partial(in_float32, jnp.multiply)
+    gate = jax.grad(total(scaled), argnums=1)(x, ones.reshape(1, 1, 1, 2))
+    np.testing.assert_array_equal(gate.ravel(), [1025.0, 1025.0])
+    for function, args in ((add_bias, (x, ones)), (add_scaled, (x, x, one))):
+        assert function(*args).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_activations_are_rounded_once(name):
+    x = normal(0, 1000).astype(jnp.bfloat16)
+    act = scaled_activation(name)
+    exact = act(x.astype(jnp.float32))
+    np.testing.assert_array_equal(act(x), exact.astype(jnp.bfloat16))
 
 
 def test_stochastic_depth_drops_whole_examples_and_never_rescales():

@@ -79,7 +79,7 @@ def test_our_forms():
     assert parse_our_form("ours") == OurForm(None, ())
     assert parse_our_form("ours native") == OurForm(NATIVE, ())
     flag = "--xla_gpu_force_conv_nchw=true"
-    both = ConvForms(pointwise="matmul", grouped="split", strided="split")
+    both = ConvForms(pointwise="matmul", grouped="split")
     assert parse_our_form(f"ours matmul+split {flag}") == OurForm(both, (flag,))
     assert parse_our_form("ours shifted").conv == ConvForms(depthwise="shifted")
 

@@ -13,13 +13,12 @@ TIMM_FORMS = (
     "timm compile NHWC",
     "timm compile NCHW",
 )
-# The kinds of convolutions that a form of ours is for; `conv.ConvForms`.
+# The kind of convolution that a form of ours is for, if not for all; `conv.ConvForms`.
 _KINDS: dict[str, dict[str, ConvForm]] = {
     "native": {},
     "matmul": {"pointwise": "matmul"},
-    "split": {"grouped": "split", "strided": "split"},
-    "split_strided": {"strided": "split"},
-    "dense": {"grouped": "dense", "strided": "dense"},
+    "split": {"grouped": "split"},
+    "dense": {"grouped": "dense"},
     "shifted": {"depthwise": "shifted"},
 }
 
@@ -45,8 +44,8 @@ def is_ours(form: str) -> bool:
 def parse_our_form(form: str) -> OurForm:
     """``ours [FORM[+FORM...]] [--xla_FLAG=VALUE ...]`` -> its parts.
 
-    FORM is ``native`` or ``matmul``, ``split``, ``split_strided``, ``dense`` or
-    ``shifted``, for the kinds of convolutions that have it; others are native then.
+    FORM is ``native`` or ``matmul``, ``split``, ``dense`` or ``shifted``, for the kind
+    of convolutions that has it; others are native then.
 
     Raises:
       UserError: there is no such form.

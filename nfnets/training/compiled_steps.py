@@ -21,6 +21,18 @@ from nfnets.training.steps import make_train_step
 
 Log = Callable[[str], None]
 
+# What XLA is told beside its defaults, by backend (docs/benchmarks.md).
+COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
+    "gpu": {
+        # Else what is cast to bfloat16 may be kept in float32 too: NFNet-F0's step would
+        # write a third more, each gradient of an activation twice.
+        "xla_allow_excess_precision": False,
+        # The search for Triton's matrix products takes long; these networks' few
+        # products are cuBLAS's then.
+        "xla_gpu_enable_triton_gemm": False,
+    }
+}
+
 # While waiting for the compiler, whether the run is to stop.
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -69,7 +81,8 @@ def compile_step(
     if jax.process_count() > 1:  # pmap cannot be compiled ahead of its call there
         return Compiled(step, 0.0)
     started = time.monotonic()
-    compiled = step.lower(learner.shapes, abstract_batch(recipe, stage)).compile()
+    lowered = step.lower(learner.shapes, abstract_batch(recipe, stage))
+    compiled = lowered.compile(COMPILER_OPTIONS.get(jax.default_backend()))
     return Compiled(compiled, time.monotonic() - started)
 
 
