@@ -24,8 +24,8 @@ Log = Callable[[str], None]
 # What XLA is told beside its defaults, by backend (docs/benchmarks.md).
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     "gpu": {
-        # Else what is cast to bfloat16 may be kept in float32 too: NFNet-F0's step would
-        # write a third more, each gradient of an activation twice.
+        # Else what is cast to bfloat16 may be kept in float32 too: the step of NFNet-F0
+        # would write a third more, each gradient of an activation twice.
         "xla_allow_excess_precision": False,
         # The search for Triton's matrix products takes long; these networks' few
         # products are cuBLAS's then.
