@@ -5,7 +5,6 @@ Nothing here belongs to one paper. Arrays are NHWC, parameters float32.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -16,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from nfnets.conv import Padding, explicit_pads
+from nfnets.conv import explicit_pads
 
 # The probes of a network are sown here; see `sow_probe`.
 SIGNAL = "signal"
@@ -67,44 +66,6 @@ def avg_pool_same(x: Array, window: int, strides: int) -> Array:
     )
     pixels = np.outer(rows, columns)[None, :, :, None]  # [1, H', W', 1]
     return sums / jnp.asarray(pixels, x.dtype)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x: Array, window: int, strides: int, padding: Padding) -> Array:
-    """Max pooling, whose gradient goes to the first of equal values.
-
-    [N, H, W, C] -> [N, H', W', C]. XLA's gradient is equal, and a scatter:
-    slower than the comparison of shifted images here.
-    """
-    return nn.max_pool(x, (window, window), (strides, strides), padding)
-
-
-def _max_pool_forward(
-    x: Array, window: int, strides: int, padding: Padding
-) -> tuple[Array, Array]:
-    return max_pool(x, window, strides, padding), x
-
-
-def _max_pool_backward(
-    window: int, strides: int, padding: Padding, x: Array, gradient: Array
-) -> tuple[Array]:
-    def pool(x: Array) -> Array:
-        pads = explicit_pads(x.shape[1:3], (window, window), strides, padding)
-        x = jnp.pad(x, ((0, 0), *pads, (0, 0)), constant_values=-jnp.inf)
-        # Columns first: of equal values the first one is in the first row.
-        for axis in (2, 1):
-            last = x.shape[axis] - window + 1
-            slices = [
-                lax.slice_in_dim(x, start, last + start, strides, axis)
-                for start in range(window)
-            ]
-            x = functools.reduce(lambda a, b: jnp.where(a >= b, a, b), slices)
-        return x
-
-    return jax.vjp(pool, x)[1](gradient)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def linear_init(

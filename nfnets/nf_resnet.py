@@ -19,7 +19,6 @@ from nfnets.layers import (
     add_scaled,
     call_block,
     in_float32,
-    max_pool,
 )
 from nfnets.nf_layers import (
     BlockSpec,
@@ -173,7 +172,7 @@ class NFResNet(nn.Module):
         )
         x = stem(images.astype(self.dtype))
         if row.stem_pool:
-            x = max_pool(x, 3, 2, "SAME")  # [N, H / 4, W / 4, 64]
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")  # [N, H / 4, W / 4, 64]
         sow_moments(self, 0, x)
         maps: dict[str, Array] = {}
         for i, spec in enumerate(blocks(row, self.stochastic_depth_rate)):

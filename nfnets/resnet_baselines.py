@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import call_block, in_float32, max_pool
+from nfnets.layers import call_block, in_float32
 from nfnets.nf_layers import (
     BlockSpec,
     block_table,
@@ -201,7 +201,7 @@ class ResNetBaseline(nn.Module):
             x = nn.relu(named_norm(self._make_norm(), train=train)("stem_bn")(x))
         elif row.kind == "fixup":
             x = nn.relu(in_float32(jnp.add, x, scalar_param(self, "bias1", 0.0)))
-        return max_pool(x, 3, 2, "SAME") if row.stem_pool else x
+        return nn.max_pool(x, (3, 3), (2, 2), "SAME") if row.stem_pool else x
 
 
 def build(

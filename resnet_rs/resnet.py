@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 from nfnets.batch_norm import BatchNorm, named_norm
 from nfnets.errors import UserError, did_you_mean
 from nfnets.features import Capture, Output, captured, stage_of
-from nfnets.layers import call_block, max_pool
+from nfnets.layers import call_block
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 from resnet_rs.blocks import (
     INITIAL_VALUES,
@@ -241,10 +241,10 @@ class ResNet(nn.Module):
             conv = Conv(*spec, kernel_init=init, dtype=self.dtype, name=f"stem_conv{i}")
             x = nn.relu(norm(f"stem_bn{i}")(conv(x)))
         if row.stem_pool == "max":
-            return max_pool(x, 3, 2, ((1, 1), (1, 1)))
+            return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
         if row.stem_pool == "max_caffe":
             # As Caffe, which rounds sizes up: the last window may stick out by a pixel.
-            return max_pool(x, 3, 2, ((0, 1), (0, 1)))
+            return nn.max_pool(x, (3, 3), (2, 2), [(0, 1), (0, 1)])
         return x
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ from nfnets.layers import (
     add_scaled,
     avg_pool_same,
     in_float32,
-    max_pool,
 )
 from nfnets.nf_layers import (
     WSConv,
@@ -57,25 +55,6 @@ def test_average_pool_divides_by_the_pixels_inside():
     pooled = avg_pool_same(x, 2, 2)[0, :, :, 0]
     expected = [[3.0, 5.0, 6.5], [10.5, 12.5, 14.0]]
     np.testing.assert_allclose(pooled, expected)
-
-
-@pytest.mark.parametrize("padding", ["SAME", ((1, 1), (1, 1)), ((0, 1), (0, 1))])
-def test_max_pool_equals_xlas_with_its_gradient_where_values_are_equal(padding):
-    x = jax.random.randint(jax.random.key(0), (2, 9, 8, 3), 0, 4).astype(jnp.float32)
-    weights = normal(1, 2, 5, 4, 3)
-
-    def loss(pool, x):
-        y = pool(x)
-        return jnp.sum(y * weights[:, : y.shape[1]]), y
-
-    ours = functools.partial(max_pool, window=3, strides=2, padding=padding)
-    xlas = functools.partial(
-        nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=padding
-    )
-    (_, y), gradient = jax.value_and_grad(loss, argnums=1, has_aux=True)(ours, x)
-    (_, same), expected = jax.value_and_grad(loss, argnums=1, has_aux=True)(xlas, x)
-    np.testing.assert_array_equal(y, same)
-    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
 def test_in_bfloat16_the_gradient_of_what_is_broadcast_is_summed_in_float32():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import jax
 import pytest
 
@@ -23,9 +25,6 @@ def test_busy_is_the_union_of_what_runs():
     assert time.busy == pytest.approx(0.7)  # 1-4, 5-7, 9-11 of 1-11
     assert time.kinds[0] == ("loop_fusion", pytest.approx(0.4))
     assert dict(time.kinds)["conv"] == pytest.approx(0.2)
-    assert trace.format_device_time(time).splitlines()[0] == (
-        "device   busy 70.0% of 0.0 ms traced"
-    )
 
 
 def test_nothing_traced_says_nothing():
@@ -36,3 +35,21 @@ def test_a_cpus_trace_has_no_device(tmp_path):
     with trace.record(str(tmp_path)):
         jax.block_until_ready(jax.numpy.ones(3) + 1)
     assert trace.read_device_time(str(tmp_path)) is None
+    assert trace.describe_device_time(str(tmp_path)) == []
+
+
+def test_device_time_in_words(tmp_path, monkeypatch):
+    event = SimpleNamespace(name="loop_fusion_2", start_ns=0, duration_ns=4_000_000)
+    stream = SimpleNamespace(name="Stream #14(Compute)", events=[event])
+    host = SimpleNamespace(name="python3", events=[event] * 2)
+    planes = [
+        SimpleNamespace(name="/host:CPU", lines=[host]),
+        SimpleNamespace(name="/device:GPU:0", lines=[stream]),
+    ]
+    data = SimpleNamespace(from_file=lambda path: SimpleNamespace(planes=planes))
+    monkeypatch.setattr(jax.profiler, "ProfileData", data)
+    (tmp_path / "host.xplane.pb").touch()
+    assert trace.describe_device_time(str(tmp_path)) == [
+        "device   busy 100.0% of 4.0 ms traced",
+        "  100.0% loop_fusion",
+    ]

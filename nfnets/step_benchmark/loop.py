@@ -82,6 +82,8 @@ def measure_loop(
         for number in range(ROUNDS):
             traced = profile if number == ROUNDS - 1 else None
             rounds.append(_measure_round(prepared, batches, seconds, traced))
+    for line in trace.describe_device_time(profile) if profile else []:
+        log(line)
     images = recipe.batch_size // jax.process_count()
     loader, step, both, waiting = map(statistics.median, zip(*rounds, strict=True))
     return LoopSpeed(images * loader, images * step, images * both, waiting)

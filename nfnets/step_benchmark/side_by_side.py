@@ -85,23 +85,18 @@ def measure_side_by_side(
         if left <= 0:
             failures.setdefault(case, "no time was left")
             continue
-        job = StepJob(
-            recipes[number].to_dict(),
-            form,
-            seconds,
-            profile and f"{profile}/{recipes[number].model} {form}".replace(" ", "_"),
-        )
+        name = f"{recipes[number].model}, {form}"
+        traced = profile and f"{profile}/{name}".replace(", ", "_").replace(" ", "_")
+        job = StepJob(recipes[number].to_dict(), form, seconds, traced)
         try:
             result = _run(job, left)
         except MeasurementFailed as error:
             failures[case] = str(error)
-            log(f"{recipes[number].model}, {form}: failed: {error}")
+            log(f"{name}: failed: {error}")
             continue
         results.setdefault(case, []).append(result)
-        log(
-            f"{recipes[number].model}, {form}: {1000 * result.seconds:.1f} ms a step, "
-            f"the first one after {result.first_seconds:.0f} s"
-        )
+        milliseconds, first = 1000 * result.seconds, result.first_seconds
+        log(f"{name}: {milliseconds:.1f} ms a step, the first one after {first:.0f} s")
     return [
         Case(recipe, form, tuple(found), "" if found else failures[number, form])
         for number, recipe in enumerate(recipes)

@@ -137,6 +137,8 @@ def compare_steps(
             with trace.record(directory):
                 timers[number](TRACED_STEPS)
             trace.write_program(directory, step.step)
+            for line in trace.describe_device_time(directory):
+                log(line)
     return rows
 
 

@@ -15,6 +15,7 @@ import jax
 # Lines of a trace that hold what runs on a device: a GPU's streams, a TPU's operations.
 _DEVICE_LINES = ("Stream", "XLA Ops")
 _LARGEST_KINDS = 12
+_NAME = 70  # characters of one that are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +83,13 @@ def summarize(intervals: Sequence[Interval]) -> DeviceTime | None:
     return DeviceTime(span / 1e9, _covered(intervals) / span, shares)
 
 
-def format_device_time(time: DeviceTime) -> str:
-    """One line, and one for each of the names that took longest."""
-    lines = [f"device   busy {time.busy:.1%} of {1000 * time.seconds:.1f} ms traced"]
-    return "\n".join(lines + [f"{share:8.1%} {kind}" for kind, share in time.kinds])
+def describe_device_time(directory: str) -> list[str]:
+    """How busy the device was, and with what; nothing where a trace has no device."""
+    time = read_device_time(directory)
+    if time is None:
+        return []
+    first = f"device   busy {time.busy:.1%} of {1000 * time.seconds:.1f} ms traced"
+    return [first, *(f"{share:8.1%} {kind[:_NAME]}" for kind, share in time.kinds)]
 
 
 def _intervals(lines: Iterable[Any]) -> list[Interval]:
