@@ -28,17 +28,18 @@ def in_float32(function: Callable[..., Array], x: Array, *others: Array) -> Arra
     the gradient of what is broadcast, a bias, a gate, a gain, is a sum over up to 10^8
     numbers, of which bfloat16 would lose most.
     """
+    # Differs: in the official code these are computed in the compute dtype.
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return function(*(each.astype(wide) for each in (x, *others))).astype(x.dtype)
 
 
 @jax.custom_vjp
 def add_bias(x: Array, bias: Array) -> Array:
-    """``x`` [N, H, W, C] + ``bias`` [C], in the dtype of ``x``, as cuDNN can add it.
+    """``x`` [..., C] + ``bias`` [C], in the dtype of ``x``, as cuDNN can add it.
 
     The gradient of the float32 bias is summed in float32; see `in_float32`.
     """
-    return x + bias.astype(x.dtype).reshape(1, 1, 1, -1)
+    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
 def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, None]:
@@ -47,7 +48,8 @@ def _add_bias_forward(x: Array, bias: Array) -> tuple[Array, None]:
 
 def _add_bias_backward(_: None, gradient: Array) -> tuple[Array, Array]:
     wide = jnp.promote_types(gradient.dtype, jnp.float32)
-    return gradient, jnp.sum(gradient.astype(wide), axis=(0, 1, 2))
+    axes = tuple(range(gradient.ndim - 1))
+    return gradient, jnp.sum(gradient.astype(wide), axis=axes)
 
 
 add_bias.defvjp(_add_bias_forward, _add_bias_backward)

@@ -20,7 +20,7 @@ from jax.typing import DTypeLike
 
 from nfnets.errors import UserError
 from nfnets.features import Capture, Output, captured
-from nfnets.layers import StochasticDepth, call_block
+from nfnets.layers import StochasticDepth, add_bias, call_block, in_float32
 from nfnets.nf_layers import sow_moments, sow_residual_variance
 
 
@@ -136,7 +136,23 @@ class PatchEmbed(nn.Module):
         x = images.astype(self.dtype).reshape(n, height // p, p, width // p, p, -1)
         x = x.swapaxes(2, 3).reshape(n, height // p, width // p, fan_in)
         x = x @ kernel.astype(self.dtype).reshape(fan_in, self.width)
-        return x + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+        return add_bias(x, bias)
+
+
+class Linear(nn.Module):
+    """Matrix product and bias; parameters, float32, as ``nn.Dense`` has them."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., features] of ``dtype``."""
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", _normal(0.02), shape)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:])
+        x = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        return add_bias(x, bias)
 
 
 class Attention(nn.Module):
@@ -149,8 +165,7 @@ class Attention(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[N, T, D] -> [N, T, D]."""
         n, tokens, width = x.shape
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_normal(0.02))
-        qkv = dense(3 * width, name="qkv")(x)
+        qkv = Linear(3 * width, self.dtype, name="qkv")(x)
         qkv = qkv.reshape(n, tokens, 3, self.heads, width // self.heads)
         query, key, value = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [N, T, heads, d]
         scores = jnp.einsum(
@@ -158,7 +173,8 @@ class Attention(nn.Module):
         )
         weights = nn.softmax(scores * query.shape[-1] ** -0.5)  # over k
         mixed = jnp.einsum("nhqk,nkhd->nqhd", weights.astype(self.dtype), value)
-        return dense(width, name="proj")(mixed.reshape(n, tokens, width))
+        mixed = mixed.reshape(n, tokens, width)
+        return Linear(width, self.dtype, name="proj")(mixed)
 
 
 class Mlp(nn.Module):
@@ -170,9 +186,9 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[N, T, D] -> [N, T, D]."""
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_normal(0.02))
-        h = nn.gelu(dense(self.hidden, name="fc1")(x), approximate=False)
-        return dense(x.shape[-1], name="fc2")(h)
+        h = Linear(self.hidden, self.dtype, name="fc1")(x)
+        h = in_float32(functools.partial(nn.gelu, approximate=False), h)
+        return Linear(x.shape[-1], self.dtype, name="fc2")(h)
 
 
 def _layer_norm(dtype: DTypeLike, name: str) -> nn.LayerNorm:
@@ -259,10 +275,10 @@ class ViT(nn.Module):
         token = self.param("cls_token", _normal(1e-6), (width,))
         count = 1 + (row.train_size // row.patch) ** 2
         positions = self.param("pos_embed", _normal(0.02), (count, width))
-        token = jnp.broadcast_to(token.astype(self.dtype), (n, 1, width))
+        token = jnp.broadcast_to(token, (n, 1, width)).astype(self.dtype)
         x = jnp.concatenate([token, x.reshape(n, -1, width)], axis=1)
         positions = resize_positions(positions, (grid[0], grid[1]))
-        return x + positions.astype(self.dtype)[None]
+        return in_float32(jnp.add, x, positions[None])
 
 
 def build(
