@@ -25,13 +25,35 @@ from nfnets.layers import add_bias, in_float32, sow_probe
 
 Activation = Callable[[Array], Array]
 
+_GELU_SLOPE, _GELU_CUBIC = 2 * math.sqrt(2 / math.pi), 0.044715
+
+
+@jax.custom_jvp
+def gelu(x: Array) -> Array:
+    """GELU in its tanh form (1606.08415, Sec. 2), as ``jax.nn.gelu`` and the papers.
+
+    (1 + tanh(z)) / 2 is the sigmoid of 2 z, which takes a GPU a fifth fewer
+    instructions, and so does the derivative that is written out (docs/benchmarks.md).
+    """
+    return x * nn.sigmoid(x * (_GELU_SLOPE + _GELU_SLOPE * _GELU_CUBIC * jnp.square(x)))
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    cubic = _GELU_SLOPE * _GELU_CUBIC * jnp.square(x)
+    gate = nn.sigmoid(x * (_GELU_SLOPE + cubic))
+    slope = _GELU_SLOPE + 3 * cubic  # of the sigmoid's argument
+    return x * gate, dx * (gate + gate * (x - x * gate) * slope)
+
+
 # gamma makes the variance of gamma * g(x) one for unit normal x (2101.08692, Sec. 4.3).
 # Values of the official code; `gelu` is the tanh approximation there and here.
 _ACTIVATIONS: dict[str, tuple[Activation, float]] = {
     "identity": (lambda x: x, 1.0),
     "celu": (jax.nn.celu, 1.270926833152771),
     "elu": (jax.nn.elu, 1.2716004848480225),
-    "gelu": (jax.nn.gelu, 1.7015043497085571),
+    "gelu": (gelu, 1.7015043497085571),
     "glu": (jax.nn.glu, 1.8484294414520264),
     "leaky_relu": (jax.nn.leaky_relu, 1.70590341091156),
     "log_sigmoid": (jax.nn.log_sigmoid, 1.9193484783172607),

@@ -25,6 +25,7 @@ from nfnets.layers import (
 from nfnets.nf_layers import (
     WSConv,
     block_table,
+    gelu,
     scaled_activation,
     standardize_weight,
 )
@@ -73,6 +74,16 @@ def test_in_bfloat16_the_gradient_of_what_is_broadcast_is_summed_in_float32():
     np.testing.assert_array_equal(gate.ravel(), [1025.0, 1025.0])
     for function, args in ((add_bias, (x, ones)), (add_scaled, (x, x, one))):
         assert function(*args).dtype == jnp.bfloat16
+
+
+def test_gelu_and_its_derivative_by_the_papers_formula():
+    x = jnp.concatenate([normal(0, 1000) * 3, jnp.array([0.0, -50.0, 50.0])])
+    exact = np.asarray(x, np.float64)
+    tanh = np.tanh(np.sqrt(2 / np.pi) * (exact + 0.044715 * exact**3))
+    inner = np.sqrt(2 / np.pi) * (1 + 3 * 0.044715 * exact**2)
+    slope = 0.5 * (1 + tanh) + 0.5 * exact * (1 - tanh**2) * inner
+    np.testing.assert_allclose(gelu(x), 0.5 * exact * (1 + tanh), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope, rtol=0, atol=4e-6)
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu"])
