@@ -45,7 +45,7 @@ class BatchNorm(nn.Module):
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = old_mean.value, old_var.value  # [C]
         if train:
-            mean, var = _moments(x, old_mean.value)
+            mean, var = _moments(x)
         if train and not self.is_initializing():
             n = x.size // x.shape[-1]
             new_var = var * (n / max(1, n - 1)) if self.unbiased else var
@@ -64,16 +64,17 @@ def named_norm(
     return lambda name: functools.partial(make_norm(name=name), train=train)
 
 
-def _moments(x: Array, guess: Array) -> tuple[Array, Array]:
+def _moments(x: Array) -> tuple[Array, Array]:
     """Mean and variance of each channel [C], in one pass over float32 [N, H, W, C].
 
-    E[x^2] - E[x]^2 loses digits where the mean is large; so ``guess`` [C], a mean to be
-    expected, is subtracted first.
+    E[x^2] - E[x]^2 loses digits where the mean is large, so one of the values is
+    subtracted first: it is as near to the mean as the variance says.
     """
-    x = x - _per_channel(guess)
+    shift = lax.stop_gradient(x[0, 0, 0])  # [C]
+    x = x - _per_channel(shift)
     mean = jnp.mean(x, axis=(0, 1, 2))
     var = jnp.mean(jnp.square(x), axis=(0, 1, 2)) - jnp.square(mean)
-    return mean + guess, jnp.maximum(var, 0.0)
+    return mean + shift, jnp.maximum(var, 0.0)
 
 
 def _per_channel(x: Array) -> Array:

@@ -179,6 +179,6 @@ class FixupBlock(nn.Module):
         r = conv(spec.width, 3, spec.stride, kernel_init=small, name="conv1")(r)
         r = in_float32(relu_between, r, scalar("bias2b"), scalar("bias3a"))
         r = conv(out_ch, 1, kernel_init=zero, name="conv2")(r)
-        scale = scalar("scale", value=1.0)
-        r = in_float32(lambda r, b: scale * r + b, r, scalar("bias3b"))
+        scale, bias = scalar("scale", value=1.0), scalar("bias3b")
+        r = in_float32(lambda r, scale, bias: scale * r + bias, r, scale, bias)
         return nn.relu(shortcut + _stochastic_depth(spec, r, train)), r

@@ -1,11 +1,10 @@
-"""Pooling, stochastic depth, weight standardisation."""
+"""Pooling, stochastic depth, weight standardisation, activations, what is rounded."""
 
 from __future__ import annotations
 
 import functools
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -84,6 +83,13 @@ def test_gelu_and_its_derivative_by_the_papers_formula():
     slope = 0.5 * (1 + tanh) + 0.5 * exact * (1 - tanh**2) * inner
     np.testing.assert_allclose(gelu(x), 0.5 * exact * (1 + tanh), rtol=0, atol=1e-6)
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope, rtol=0, atol=4e-6)
+
+
+def test_of_an_activation_only_the_input_is_kept():
+    x = normal(0, 1000).astype(jnp.bfloat16)
+    _, backward = jax.vjp(scaled_activation("gelu"), x)
+    (kept,) = jax.tree.leaves(backward)
+    np.testing.assert_array_equal(kept, x)
 
 
 @pytest.mark.parametrize("name", ["gelu", "silu"])

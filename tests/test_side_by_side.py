@@ -92,6 +92,8 @@ def test_mistakes_are_said_before_anything_runs():
 
     with pytest.raises(UserError, match="no form 'ours fast' of our step; expected"):
         measure(tiny_recipe(), ["ours fast"])
+    with pytest.raises(UserError, match="names two forms of one kind"):
+        measure(tiny_recipe(), ["ours split+dense"])
     with pytest.raises(UserError, match="no form 'theirs' of a step; expected ours"):
         measure(tiny_recipe(), ["theirs"])
     with pytest.raises(UserError, match="accumulates gradients"):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 
+import jax
+import jax.numpy as jnp
 import pytest
 from helpers import tiny_recipe
 
 from nfnets.errors import UserError
-from nfnets.training import checkpoint, loop, session, workdir
+from nfnets.training import checkpoint, compiled_steps, loop, session, workdir
 
 
 @pytest.fixture
@@ -121,3 +123,16 @@ def test_an_error_at_the_start_does_not_wait_for_the_compiler(
     with pytest.raises(UserError, match="every checkpoint is damaged"):
         train(recipe, tmp_path)
     go_on.set()
+
+
+def test_xla_knows_the_options_for_gpus_and_flags_win(monkeypatch):
+    options = compiled_steps.COMPILER_OPTIONS["gpu"]
+    monkeypatch.setenv("XLA_FLAGS", "")
+    assert compiled_steps.compiler_options("gpu") == options
+    assert compiled_steps.compiler_options("cpu") == {}
+    double = jax.pmap(lambda x: 2 * x).lower(jnp.ones((jax.device_count(), 1)))
+    double.compile(options)  # a name that XLA does not know raises
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    assert list(compiled_steps.compiler_options("gpu")) == [
+        "xla_allow_excess_precision"
+    ]

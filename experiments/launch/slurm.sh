@@ -16,6 +16,8 @@
 #SBATCH --signal=TERM@300
 set -uo pipefail
 # A batch script runs as a copy elsewhere, so the path is that of the submission.
+# Options of the compiler that one process gives by itself (docs/launch.md).
+export XLA_FLAGS="--xla_allow_excess_precision=false --xla_gpu_enable_triton_gemm=false ${XLA_FLAGS:-}"
 srun --kill-on-bad-exit=1 "${PYTHON:-python}" experiments/run.py "$@"
 status=$?
 # Complete, a mistake, and non-finite numbers are final; the rest goes on from the last

@@ -31,7 +31,8 @@ def run_step(args: argparse.Namespace, load_config: LoadConfig) -> int:
     )
     if args.compare is not None:
         return _run_beside_timm(args, recipes)
-    rows = compare_steps(recipes, say, args.profile, inference=args.inference)
+    with turns.timing():
+        rows = compare_steps(recipes, say, args.profile, inference=args.inference)
     print(f"\n{format_steps(rows)}")
     content = {**surroundings(vars(args)), "rows": [asdict(row) for row in rows]}
     write_json(args.json, content)
@@ -70,7 +71,8 @@ def run_both(args: argparse.Namespace, load_config: LoadConfig) -> int:
     )
     if others:
         raise UserError(f"--models is {args.models}; expected one network")
-    speed = measure_loop(recipe, args.seconds, say, args.profile)
+    with turns.timing():
+        speed = measure_loop(recipe, args.seconds, say, args.profile)
     print(f"\n{format_loop(f'{recipe.name}: {recipe.model}', speed)}")
     write_json(args.json, {**surroundings(vars(args)), **asdict(speed)})
     return 0

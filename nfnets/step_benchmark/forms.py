@@ -61,6 +61,8 @@ def parse_our_form(form: str) -> OurForm:
             f"{', '.join(_KINDS)} or several of these joined by +, then XLA's flags"
         )
     kinds = {kind: form for name in names for kind, form in _KINDS[name].items()}
+    if len(kinds) < len(set(names) - {"native"}):
+        raise UserError(f"form {form!r} names two forms of one kind of convolutions")
     return OurForm(dataclasses.replace(NATIVE, **kinds), flags)
 
 

@@ -33,14 +33,14 @@ def measure(job: StepJob) -> StepResult:
     """Times the step of ``compile_step``, on a batch that stays on the device."""
     recipe = Recipe.from_config(job.recipe)
     forms = parse_our_form(job.form).conv
-    started = time.perf_counter()
     with turns.compiling():
+        started = time.perf_counter()
         with force_conv_forms(forms) if forms else contextlib.nullcontext():
             prepared = prepare_step(recipe, lambda line: None)
         state, batch = prepared.placed_state(), parallel.place_batch(prepared.batch)
         state, metrics = prepared.step(state, batch)
         jax.block_until_ready(metrics)
-    first = time.perf_counter() - started
+        first = time.perf_counter() - started
 
     def run() -> None:
         nonlocal state, metrics
@@ -49,6 +49,7 @@ def measure(job: StepJob) -> StepResult:
     def wait() -> None:
         jax.block_until_ready((state, metrics))
 
+    notes = [f"compile {prepared.compile_seconds:.1f} s"]
     with turns.timing():
         seconds, spread, cpu = time_steps(run, wait, job.seconds)
         if job.profile is not None:
@@ -57,6 +58,7 @@ def measure(job: StepJob) -> StepResult:
                     run()
                 wait()
             trace.write_program(job.profile, prepared.step)
+            notes += trace.describe_device_time(job.profile)[:1]
     return StepResult(
         seconds=seconds,
         spread=spread,
@@ -65,7 +67,7 @@ def measure(job: StepJob) -> StepResult:
         memory_bytes=_memory(),
         loss=float(metrics["loss"]),
         params=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        note=f"compile {prepared.compile_seconds:.1f} s",
+        note=", ".join(notes),
     )
 
 

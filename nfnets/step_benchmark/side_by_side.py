@@ -81,22 +81,17 @@ def measure_side_by_side(
         number, form = case
         if case in failures:
             continue
-        left = end - time.monotonic()
-        if left <= 0:
-            failures.setdefault(case, "no time was left")
-            continue
-        name = f"{recipes[number].model}, {form}"
-        traced = profile and f"{profile}/{name}".replace(", ", "_").replace(" ", "_")
+        folder = f"{number}_{recipes[number].model}_{form}".replace(" ", "_")
+        traced = None if profile is None else f"{profile}/{folder}"
         job = StepJob(recipes[number].to_dict(), form, seconds, traced)
         try:
-            result = _run(job, left)
+            result = _run(job, end - time.monotonic())
+            results.setdefault(case, []).append(result)
+            said = _in_words(result)
         except MeasurementFailed as error:
             failures[case] = str(error)
-            log(f"{name}: failed: {error}")
-            continue
-        results.setdefault(case, []).append(result)
-        milliseconds, first = 1000 * result.seconds, result.first_seconds
-        log(f"{name}: {milliseconds:.1f} ms a step, the first one after {first:.0f} s")
+            said = f"failed: {error}"
+        log(f"{recipes[number].model}, {form}: {said}")
     return [
         Case(recipe, form, tuple(found), "" if found else failures[number, form])
         for number, recipe in enumerate(recipes)
@@ -126,7 +121,15 @@ def _order(
                 yield recipe, form
 
 
+def _in_words(result: StepResult) -> str:
+    milliseconds, first = 1000 * result.seconds, result.first_seconds
+    times = f"{milliseconds:.1f} ms a step, the first one after {first:.0f} s"
+    return f"{times}; {result.note}"
+
+
 def _run(job: StepJob, timeout_s: float) -> StepResult:
+    if timeout_s <= 0:
+        raise MeasurementFailed("no time was left")
     side, environment = "timm_side", {}
     if is_ours(job.form):
         flags = (os.environ.get("XLA_FLAGS", ""), *parse_our_form(job.form).xla_flags)

@@ -37,9 +37,9 @@ def measure(job: StepJob) -> StepResult:
     recipe = Recipe.from_config(job.recipe)
     mode, layout = job.form.removeprefix("timm ").split()
     on_gpu = torch.cuda.is_available()
-    started = time.perf_counter()
     wait = torch.cuda.synchronize if on_gpu else lambda: None
     with turns.compiling():
+        started = time.perf_counter()
         parts = _build(recipe, mode, layout, on_gpu)
         steps = {
             name: _make_step(parts, recipe, make_optimizer(parts.model, recipe, name))
@@ -47,8 +47,8 @@ def measure(job: StepJob) -> StepResult:
         }
         next(iter(steps.values()))()
         wait()
+        first = time.perf_counter() - started
         torch.cuda.empty_cache()  # other processes need the device's memory too
-    first = time.perf_counter() - started
     with turns.timing():
         tried = {
             name: time_steps(run, wait, TRIAL_SECONDS)[0] for name, run in steps.items()

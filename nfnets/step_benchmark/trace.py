@@ -56,11 +56,12 @@ def write_program(directory: str, step: Any) -> None:
 
 
 def read_device_time(directory: str) -> DeviceTime | None:
-    """Of the first device in the trace below a folder; None where it has no device.
+    """Of the first device in the last trace below a folder; None where it has none.
 
     A CPU's trace has none: there the program's own threads compute.
     """
-    (path,) = Path(directory).rglob("*.xplane.pb")
+    traces = Path(directory).rglob("*.xplane.pb")  # earlier ones may lie beside it
+    path = max(traces, key=lambda path: path.stat().st_mtime_ns)
     planes = jax.profiler.ProfileData.from_file(str(path)).planes
     for plane in sorted(planes, key=lambda plane: plane.name):
         if plane.name.startswith("/device:"):

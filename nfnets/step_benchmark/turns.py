@@ -1,8 +1,8 @@
 """Whose turn it is: many processes may compile at once, one alone is timed.
 
-Compilers try their kernels on the device, and would disturb what is timed. All
-benchmarks of a user on a machine share one lock, so that several commands at once
-take turns too.
+Compilers try their kernels on the device, and would disturb what is timed. All steps
+that a user times on a machine share one lock, so that several commands at once take
+turns too.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ def timing() -> contextlib.AbstractContextManager[None]:
 @contextlib.contextmanager
 def _holding(kind: int) -> Iterator[None]:
     path = Path(tempfile.gettempdir()) / f"nfnets-benchmark-{os.getuid()}.lock"
-    with open(path, "w", encoding="utf-8") as file:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
         fcntl.flock(file, kind)  # given back when the file is closed
         yield
+    finally:
+        os.close(file)

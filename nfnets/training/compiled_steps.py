@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -21,7 +22,8 @@ from nfnets.training.steps import make_train_step
 
 Log = Callable[[str], None]
 
-# What XLA is told beside its defaults, by backend (docs/benchmarks.md).
+# What XLA is told beside its defaults, by backend, where XLA_FLAGS say nothing else
+# (docs/benchmarks.md). With several processes the flags alone count (docs/launch.md).
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     "gpu": {
         # Else what is cast to bfloat16 may be kept in float32 too: the step of NFNet-F0
@@ -82,8 +84,15 @@ def compile_step(
         return Compiled(step, 0.0)
     started = time.monotonic()
     lowered = step.lower(learner.shapes, abstract_batch(recipe, stage))
-    compiled = lowered.compile(COMPILER_OPTIONS.get(jax.default_backend()))
+    compiled = lowered.compile(compiler_options(jax.default_backend()))
     return Compiled(compiled, time.monotonic() - started)
+
+
+def compiler_options(backend: str) -> dict[str, Any]:
+    """Those of `COMPILER_OPTIONS` that the environment's XLA_FLAGS leave open."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    options = COMPILER_OPTIONS.get(backend, {})
+    return {name: v for name, v in options.items() if f"--{name}" not in flags}
 
 
 def memory_of(step: Any) -> int | None:

@@ -75,6 +75,9 @@ def train_and_evaluate(
 ) -> Result:
     """Trains to the recipe's last step, going on from what the directory holds.
 
+    The first step is compiled in a thread of its own. Where the state cannot be made or
+    read, that thread ends when the compiler does, later than this function.
+
     Args:
       recipe: as the config states it; the data set's own sizes replace its numbers.
       directory: the work directory, made if absent.
