@@ -47,8 +47,8 @@ BY_PLATFORM = ConvForms("by_platform", "by_platform", "by_platform")
 # shifted multiply-adds, and 1 x 1 ones slower than a matrix product: they alone make a
 # whole network's gradient 1.2 to 1.5x slower (docs/benchmarks.md).
 CPU = ConvForms(pointwise="matmul", grouped="split", depthwise="shifted")
-# On a GPU (H200, docs/benchmarks.md) cuDNN's grouped convolutions do not need help: a
-# step of NFNet-F0 with its strided ones split took 1.02 times as long.
+# On an H200 a step of NFNet-F0 whose strided grouped convolutions were split took 1.02
+# times as long; other forms were not measured there (docs/benchmarks.md).
 _BY_BACKEND = {"cpu": CPU}
 
 _forced: contextvars.ContextVar[ConvForms | None] = contextvars.ContextVar(

@@ -26,7 +26,7 @@ def in_float32(function: Callable[..., Array], x: Array, *others: Array) -> Arra
 
     For what compilers fuse, where it costs next to nothing: only what is stored is
     rounded. And the gradient of what is broadcast, a bias, a gate, a gain, is a sum
-    over up to 10^8 numbers, of which bfloat16 would lose most.
+    over up to 10^8 numbers, of which bfloat16 can lose most.
     """
     # Differs: in the official code these are computed in the compute dtype.
     wide = jnp.promote_types(x.dtype, jnp.float32)

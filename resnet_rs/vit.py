@@ -278,7 +278,8 @@ class ViT(nn.Module):
         token = jnp.broadcast_to(token, (n, 1, width)).astype(self.dtype)
         x = jnp.concatenate([token, x.reshape(n, -1, width)], axis=1)
         positions = resize_positions(positions, (grid[0], grid[1]))
-        return in_float32(jnp.add, x, positions[None])
+        # Cast after they are broadcast, as in `add_bias`.
+        return x + jnp.broadcast_to(positions, x.shape).astype(x.dtype)
 
 
 def build(

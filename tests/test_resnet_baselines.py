@@ -128,6 +128,20 @@ def test_running_averages_by_hand(unbiased):
     np.testing.assert_allclose(y, by_hand, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1000.0])
+def test_batch_norm_keeps_its_digits_where_the_mean_is_large(mean):
+    """Beside float64; the running average of the mean, 0, is far off."""
+    x = mean + noise(8, 16, 16, 3)
+    _, state = Norm().apply(norm_variables(), x, train=True, mutable=["batch_stats"])
+    exact = np.asarray(x, np.float64)
+    averages = state["batch_stats"]["bn"]
+    variance = np.var(exact, (0, 1, 2))
+    np.testing.assert_allclose(averages["var"], 0.9 + 0.1 * variance, rtol=2e-6)
+    np.testing.assert_allclose(
+        averages["mean"], 0.1 * np.mean(exact, (0, 1, 2)), rtol=2e-6, atol=1e-6
+    )
+
+
 def test_batch_norm_is_float32_inside_bfloat16_networks():
     """A mean of 100 and a deviation of 1: in bfloat16 the sums would lose it."""
     x = (100 + noise(8, 16, 16, 3)).astype(jnp.bfloat16)

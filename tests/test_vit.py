@@ -214,7 +214,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32(tiny):
     kept = (logits, init_variables(half, jax.random.key(0)))
     assert {x.dtype for x in jax.tree.leaves(kept)} == {jnp.dtype("float32")}
     exact, _ = train_step(model, variables, images, 0)
-    assert jnp.abs(logits - exact).mean() < 0.05 * exact.std()
+    assert jnp.abs(logits - exact).max() < 0.1 * exact.std()
     assert (logits != exact).any()
 
 

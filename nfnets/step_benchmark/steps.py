@@ -14,6 +14,7 @@ from nfnets import flops
 from nfnets.errors import UserError
 from nfnets.step_benchmark import trace
 from nfnets.step_benchmark.inference import prepare_inference
+from nfnets.step_benchmark.job import TRACED_STEPS
 from nfnets.step_benchmark.peak import DevicePeak, measure_peak
 from nfnets.training import parallel
 from nfnets.training.compiled_steps import memory_of, traffic_of
@@ -26,8 +27,6 @@ from nfnets.training.step_time import (
     make_timer,
     prepare_step,
 )
-
-TRACED_STEPS = 5
 
 
 @dataclasses.dataclass(frozen=True)
