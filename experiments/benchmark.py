@@ -79,6 +79,13 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    add_input_commands(commands)
+    add_step_commands(commands)
+    return parser.parse_args(argv)
+
+
+def add_input_commands(commands: Any) -> None:
+    """``input`` and ``memory``, of loaders alone."""
     speed = commands.add_parser("input", help="images per CPU second, beside others")
     speed.add_argument("--rounds", type=int, default=5)
     speed.add_argument("--ours", default=",".join(OURS), help="of ours: %(default)s")
@@ -91,6 +98,18 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     memory.add_argument("--backend", default="auto", help="native, python or auto")
     memory.set_defaults(batches=200)
+    for command in (speed, memory):
+        command.add_argument("--size", type=int, default=224, help="side, in pixels")
+        command.add_argument("--cores", default="0", help="such as 0 or 0,1 or 0-3")
+        command.add_argument("--images", help="tar or folder of JPEGs; else made up")
+        command.add_argument("--batches", type=int, help="default: %(default)s")
+        command.add_argument("--batch_size", type=int, default=64)
+        command.add_argument("--augment", choices=POLICIES, default="plain")
+        command.add_argument("--json", help="file for all numbers")
+
+
+def add_step_commands(commands: Any) -> None:
+    """``step`` and ``both``, of recipes."""
     step = commands.add_parser("step", help="train steps, beside the first's")
     step.add_argument(
         "--config", required=True, help="names of configs, separated by ,"
@@ -116,15 +135,6 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
             "--profile", help="folder for a trace (TensorBoard, XProf)"
         )
         command.add_argument("--json", help="file for all numbers")
-    for command in (speed, memory):
-        command.add_argument("--size", type=int, default=224, help="side, in pixels")
-        command.add_argument("--cores", default="0", help="such as 0 or 0,1 or 0-3")
-        command.add_argument("--images", help="tar or folder of JPEGs; else made up")
-        command.add_argument("--batches", type=int, help="default: %(default)s")
-        command.add_argument("--batch_size", type=int, default=64)
-        command.add_argument("--augment", choices=POLICIES, default="plain")
-        command.add_argument("--json", help="file for all numbers")
-    return parser.parse_args(argv)
 
 
 def check_arguments(args: argparse.Namespace) -> None:

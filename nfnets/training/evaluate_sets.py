@@ -136,12 +136,7 @@ def evaluate_weights(
     Raises:
       UserError: data or settings that do not fit, before anything is computed.
     """
-    stated = tested.recipe.data.num_classes
-    if stated not in (None, tested.num_classes):
-        raise UserError(
-            f"the weights have {tested.num_classes} classes, but "
-            f"config.data.num_classes is {stated}"
-        )
+    _check_classes(tested)
     settings = make_settings(tested.recipe, sizes, crops)
     sets = open_sets(
         names, tested.recipe, places, num_classes=tested.num_classes, log=log
@@ -162,15 +157,30 @@ def evaluate_weights(
             )
             if sums is None:
                 return False
-            facts = tested.facts | {"data": one.source.name}
-            counts = {
-                prefix: per_class.count_classes(parts, tested.num_classes)
-                for prefix, parts in sums.items()
-                if one.name in counted
-            }
-            metrics = _metrics(row_of(sums), one.name)
-            take(Result(one.name, setting, metrics, facts, counts))
+            take(_result(tested, one, setting, sums, by_class=one.name in counted))
     return True
+
+
+def _result(
+    tested: Tested, one: EvaluationSet, setting: Recipe, sums: Any, *, by_class: bool
+) -> Result:
+    """What the sums over a set say."""
+    facts = tested.facts | {"data": one.source.name}
+    counts = {
+        prefix: per_class.count_classes(parts, tested.num_classes)
+        for prefix, parts in sums.items()
+        if by_class
+    }
+    return Result(one.name, setting, _metrics(row_of(sums), one.name), facts, counts)
+
+
+def _check_classes(tested: Tested) -> None:
+    stated = tested.recipe.data.num_classes
+    if stated not in (None, tested.num_classes):
+        raise UserError(
+            f"the weights have {tested.num_classes} classes, but "
+            f"config.data.num_classes is {stated}"
+        )
 
 
 def _counted_sets(

@@ -99,52 +99,59 @@ def train_and_evaluate(
     )
     processes.on_main(lambda: workdir.make_writable(directory))
     with contextlib.ExitStack() as stack:
-
-        def take_over() -> None:
-            stack.enter_context(workdir.locked(directory))
-            workdir.claim(directory, run.recipe)
-            workdir.keep_class_names(directory, run.train_source.class_names)
-
-        processes.on_main(take_over)
-        workdir.check_shared(directory)
-        stack.callback(run.boards.close)
-        watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
-        manager = stack.enter_context(
-            checkpoint.open_manager(directory / workdir.CHECKPOINTS, log)
-        )
-        # After the manager has removed what interrupted saves left.
-        state_bytes = run.learner.state_bytes
-        processes.on_main(lambda: workdir.check_space(directory, state_bytes))
-        steps = begin_compiling(run, manager.latest_step() or 0, log)
-        state, position = restore_or_init(run, manager, log)
-        progress = stack.enter_context(Progress(run.recipe, position.step))
-        batches = make_batches(
-            run.recipe,
-            run.train_source,
-            progress.warn,
-            start_step=position.step,
-            damaged=position.damaged,
-        )
-        stack.enter_context(batches)
-        trainer = Trainer(
-            run=run,
-            manager=manager,
-            progress=progress,
-            watchdog=watchdog,
-            position=position,
-            batches=batches,
-            steps=steps,
-            eval_step=eval_step_of(run),
-        )
+        trainer, state = open_trainer(run, stack, log)
         # If it was stopped while evaluating.
         evaluate_and_save(trainer, state)
         state = train_stages(trainer, state)
-        must_be_saved(manager, position, progress)
-    return result_of(run, position)
+        must_be_saved(trainer.manager, trainer.position, trainer.progress)
+    return result_of(run, trainer.position)
 
 
 def ignore(message: str) -> None:
     """What all but process 0 do with a message."""
+
+
+def open_trainer(
+    run: Run, stack: contextlib.ExitStack, log: Log
+) -> tuple[Trainer, TrainState]:
+    """Takes the work directory, and the state to go on from; the stack closes all."""
+    recipe, directory = run.recipe, run.directory
+
+    def take_over() -> None:
+        stack.enter_context(workdir.locked(directory))
+        workdir.claim(directory, recipe)
+        workdir.keep_class_names(directory, run.train_source.class_names)
+
+    processes.on_main(take_over)
+    workdir.check_shared(directory)
+    stack.callback(run.boards.close)
+    watchdog = stack.enter_context(Watchdog(recipe.watchdog_minutes))
+    manager = stack.enter_context(
+        checkpoint.open_manager(directory / workdir.CHECKPOINTS, log)
+    )
+    # After the manager has removed what interrupted saves left.
+    processes.on_main(lambda: workdir.check_space(directory, run.learner.state_bytes))
+    steps = begin_compiling(run, manager.latest_step() or 0, log)
+    state, position = restore_or_init(run, manager, log)
+    progress = stack.enter_context(Progress(recipe, position.step))
+    batches = make_batches(
+        recipe,
+        run.train_source,
+        progress.warn,
+        start_step=position.step,
+        damaged=position.damaged,
+    )
+    trainer = Trainer(
+        run=run,
+        manager=manager,
+        progress=progress,
+        watchdog=watchdog,
+        position=position,
+        batches=stack.enter_context(batches),
+        steps=steps,
+        eval_step=eval_step_of(run),
+    )
+    return trainer, state
 
 
 def result_of(run: Run, position: Position) -> Result:

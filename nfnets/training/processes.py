@@ -67,20 +67,10 @@ def initialize(
     Raises:
       UserError: only some of the three are given, or they cannot be.
     """
-    for flag, seconds in (
-        ("join_timeout_s", join_timeout_s),
-        ("heartbeat_s", heartbeat_s),
-    ):
-        if seconds < 1:
-            raise UserError(f"--{flag}={seconds}: expected at least 1 second")
-    given = {
-        "coordinator": coordinator,
-        "num_processes": num_processes,
-        "process_id": process_id,
-    }
-    missing = [f"--{name}" for name, value in given.items() if value is None]
-    if missing and len(missing) < len(given):
-        raise UserError(f"{', '.join(missing)} must be given too, on every process")
+    _check_seconds(join_timeout_s=join_timeout_s, heartbeat_s=heartbeat_s)
+    _check_complete(
+        coordinator=coordinator, num_processes=num_processes, process_id=process_id
+    )
     if coordinator is not None:
         _check_address(coordinator, num_processes, process_id)
         log(
@@ -123,6 +113,19 @@ def bind_address(coordinator: str | None) -> str | None:
     is_loopback = any(ipaddress.ip_address(address).is_loopback for address in found)
     given_so = host == "localhost" or host in found
     return coordinator if given_so or not is_loopback else None
+
+
+def _check_seconds(**flags: int) -> None:
+    for flag, seconds in flags.items():
+        if seconds < 1:
+            raise UserError(f"--{flag}={seconds}: expected at least 1 second")
+
+
+def _check_complete(**flags: Any) -> None:
+    """All of the flags, or none."""
+    missing = [f"--{name}" for name, value in flags.items() if value is None]
+    if missing and len(missing) < len(flags):
+        raise UserError(f"{', '.join(missing)} must be given too, on every process")
 
 
 def _check_address(

@@ -14,10 +14,7 @@ from etils import epath
 from nfnets.data.backends import describe_backend
 from nfnets.data.label_sets import open_label_sets
 from nfnets.data.mixing import check_mixing
-from nfnets.data.pipeline import (
-    TrainIterator,
-    make_train_iter,
-)
+from nfnets.data.pipeline import TrainIterator, make_train_iter
 from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.boards import Boards, open_boards
@@ -128,25 +125,16 @@ def prepare(
     for stage in recipe.stages:
         check_mixing(stage.augment, recipe.batch_size // num_devices)
     learner = make_learner(recipe)
-    num_params = learner.num_params
-    num_trained = count_trained(learner.shapes.params, recipe.optim)
     check_same_everywhere(recipe, label_sets, train_source, test_source)
     facts = RunFacts(
         command=command,
         changes=changes,
-        num_params=num_params,
-        num_trained=num_trained,
+        num_params=learner.num_params,
+        num_trained=count_trained(learner.shapes.params, recipe.optim),
         devices=parallel.describe(),
         data=describe_data(recipe, label_sets, train_source, test_source),
     )
-    some = f", {num_trained:,} of them trained" if num_trained < num_params else ""
-    log(f"model    {recipe.model}: {num_params:,} parameters{some}")
-    log(f"data     {facts.data}")
-    log(f"input    {describe_backend(recipe.data.backend)}")
-    log(f"devices  {facts.devices}, batch {recipe.batch_size}")
-    log(f"run      {recipe.total_steps} steps in {directory}")
-    for line in describe_stages(recipe.stages):
-        log(f"stage    {line}")
+    log_start(recipe, facts, directory, log)
     return Run(
         recipe=recipe,
         directory=directory,
@@ -158,6 +146,20 @@ def prepare(
         boards=open_boards(directory, recipe.to_dict(), wandb_project, log),
         stop_requested=processes.StopVote(stop_requested),
     )
+
+
+def log_start(recipe: Recipe, facts: RunFacts, directory: epath.Path, log: Log) -> None:
+    """Says what is trained, on what and where."""
+    some = ""
+    if facts.num_trained < facts.num_params:
+        some = f", {facts.num_trained:,} of them trained"
+    log(f"model    {recipe.model}: {facts.num_params:,} parameters{some}")
+    log(f"data     {facts.data}")
+    log(f"input    {describe_backend(recipe.data.backend)}")
+    log(f"devices  {facts.devices}, batch {recipe.batch_size}")
+    log(f"run      {recipe.total_steps} steps in {directory}")
+    for line in describe_stages(recipe.stages):
+        log(f"stage    {line}")
 
 
 def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Position]:
