@@ -5,9 +5,12 @@ import sys
 import time
 
 import pytest
+from etils import epath
 from helpers import tiny_recipe, with_changes
 
-from nfnets.training import between_steps, workdir
+from nfnets.errors import UserError
+from nfnets.training import between_steps, session, workdir
+from nfnets.training.checkpoint_scores import NOT_EVALUATED, read_score
 from nfnets.training.loop import train_and_evaluate
 
 
@@ -46,11 +49,34 @@ def test_a_run_stopped_while_evaluating_evaluates_when_resumed(
     assert (result.complete, result.step) == (False, 4)
     assert evaluated_steps(tmp_path) == []
     assert (tmp_path / "samples.png").exists()
+    folder = epath.Path(tmp_path) / workdir.CHECKPOINTS
+    assert read_score(folder / "4") == NOT_EVALUATED
     result = train_and_evaluate(recipe, tmp_path, log=str)
     assert (result.complete, result.step) == (True, 7)
     assert evaluated_steps(tmp_path) == [4, 7]
-    steps = [r["step"] for r in workdir.read_rows(tmp_path) if "train/loss" in r]
-    assert steps == [1, 2, 3, 4, 5, 6, 7]
+    rows = workdir.read_rows(tmp_path)
+    assert [r["step"] for r in rows if "train/loss" in r] == [1, 2, 3, 4, 5, 6, 7]
+    scores = {r["step"]: r["eval_ema/top1"] for r in rows if "eval/top1" in r}
+    assert {step: read_score(folder / str(step)) for step in scores} == scores
+
+
+def test_a_run_without_a_row_is_resumed_and_is_no_other_recipes(
+    recipe, tmp_path, monkeypatch
+):
+    stopping = iter([False] * 3 + [True] * 9)
+    quiet = with_changes(recipe, log_every_steps=100, data__backend="python")
+    result = train_and_evaluate(
+        quiet, tmp_path, log=str, stop_requested=lambda: next(stopping)
+    )
+    assert not result.complete
+    assert workdir.read_rows(tmp_path) == []
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        train_and_evaluate(with_changes(quiet, seed=1), tmp_path, log=str)
+    said = []
+    monkeypatch.setattr(session, "choose_backend", lambda name: "native")
+    train_and_evaluate(quiet, tmp_path, log=said.append)
+    assert f"resume   from step {result.step}" in said
+    assert any("trained with the python input backend" in line for line in said)
 
 
 def test_min_steps_go_on_over_the_epochs(recipe, tmp_path):

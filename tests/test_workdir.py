@@ -38,11 +38,31 @@ def test_settings_that_change_no_number_may_differ(tmp_path, recipe):
     workdir.claim(tmp_path, recipe_of("digits", data__threads=7, eval__batch_size=9))
 
 
-def test_a_run_that_logged_nothing_may_be_replaced(tmp_path, recipe):
+def test_a_run_that_left_nothing_may_be_replaced(tmp_path, recipe):
     workdir.claim(tmp_path, recipe)
     other = recipe_of("digits", seed=1)
     workdir.claim(tmp_path, other)
     assert json.loads((tmp_path / "config.json").read_text())["seed"] == 1
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    with pytest.raises(UserError, match="seed: 1 -> 0"):
+        workdir.claim(tmp_path, recipe)
+
+
+@pytest.mark.parametrize("line", [b'{"st', b"5", b'{"a": "\xff"}'])
+def test_a_damaged_row_is_named(tmp_path, line):
+    lines = (b'{"step": 1}', line, b'{"step": 3}', b"")
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join(lines))
+    with pytest.raises(UserError, match=r"line 2 of .*metrics\.jsonl is damaged"):
+        workdir.read_rows(tmp_path)
+
+
+def test_a_lock_that_cannot_be_opened_is_said(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with (
+        pytest.raises(UserError, match=r"cannot lock .*: Is a directory"),
+        workdir.locked(tmp_path),
+    ):
+        pass
 
 
 def test_a_run_from_before_a_field_was_added_goes_on(tmp_path, recipe):
@@ -106,12 +126,6 @@ def test_two_processes_cannot_train_in_one_directory(tmp_path):
         pass
     with workdir.locked(tmp_path):  # free again
         pass
-
-
-def test_a_damaged_row_is_named(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(UserError, match=r"line 2 of .*metrics\.jsonl is damaged"):
-        workdir.read_rows(tmp_path)
 
 
 def test_too_little_space_is_said_before_the_run(tmp_path, monkeypatch):

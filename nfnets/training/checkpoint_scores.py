@@ -39,6 +39,18 @@ def read_score(step: epath.Path) -> float:
     return NOT_EVALUATED if found is None else found
 
 
+def write_score(step: epath.Path, score: float) -> None:
+    """Gives a checkpoint, saved without a score, the one of its later evaluation.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    record = step / "record" / "metadata"
+    saved = _read_object(record) | {"score": score, "score_sha256": digest_json(score)}
+    write_atomically(record, json.dumps(saved))
+    write_atomically(_metrics_file(step), json.dumps({"score": score}))
+
+
 def best_step(folder: epath.Path, steps: list[int]) -> int | None:
     """The step with the highest score, the later one of equals; None: none has one."""
     scores = {step: read_score(folder / str(step)) for step in steps}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from etils import epath
 
 from nfnets.errors import UserError
-from nfnets.training import checkpoint
+from nfnets.training import checkpoint, processes
+from nfnets.training.checkpoint_scores import write_score
 from nfnets.training.progress import Progress
 from nfnets.training.session import Position
 from nfnets.training.state import TrainState
@@ -25,11 +27,18 @@ def save(
 ) -> None:
     """Starts saving unless this step is saved already; bears a failure, but not many.
 
+    A step that was saved when its evaluation was interrupted gets its score later.
+
     Raises:
-      UserError: ``MAX_FAILED_SAVES`` saves in a row failed.
+      UserError: ``MAX_FAILED_SAVES`` saves in a row failed, or a score cannot be
+        written.
     """
     settle(manager, position, progress)
     if position.saved_step == position.step:
+        if score is not None:
+            folder = epath.Path(manager.directory) / str(position.step)
+            processes.on_main(lambda: write_score(folder, score))
+            manager.reload()
         return
     position.fetch_window()
     try:

@@ -11,13 +11,14 @@ import jax
 import numpy as np
 from etils import epath
 
-from nfnets.data.backends import describe_backend
+from nfnets.data.backends import choose_backend, describe_backend
 from nfnets.data.label_sets import open_label_sets
 from nfnets.data.mixing import check_mixing
 from nfnets.data.pipeline import TrainIterator, make_train_iter
 from nfnets.data.sources import Source
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.boards import Boards, open_boards
+from nfnets.training.checkpoint_scores import NOT_EVALUATED, read_score
 from nfnets.training.initial_weights import initial_variables
 from nfnets.training.learner import Learner, make_learner
 from nfnets.training.metrics import Row
@@ -65,6 +66,7 @@ class Position:
       saving_step: the step whose save is under way, -1 when none is.
       failed_saves: in a row.
       label_sets: sha256 of the sets that the steps were made with; None without.
+      backend: of the input, ``native`` or ``python``.
       seconds: wall-clock time that the run had taken when this process went on with it.
       started: when that was, by ``time.monotonic``.
     """
@@ -77,6 +79,7 @@ class Position:
     saving_step: int = -1
     failed_saves: int = 0
     label_sets: str | None = None
+    backend: str | None = None
     seconds: float = 0.0
     started: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -100,6 +103,7 @@ class Position:
             "damaged": processes.total(self.damaged),
             "num_devices": parallel.num_devices(),
             "label_sets": self.label_sets,
+            "backend": self.backend,
             "seconds": self.elapsed,
         }
 
@@ -164,31 +168,48 @@ def log_start(recipe: Recipe, facts: RunFacts, directory: epath.Path, log: Log) 
 
 def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Position]:
     """The newest whole checkpoint, or the state before the first step."""
-    recipe = run.recipe
+    recipe, backend = run.recipe, choose_backend(run.recipe.data.backend)
     restored = checkpoint.restore_latest(manager, run.learner.shapes, log)
     processes.on_main(lambda: drop_torn_row(run.directory, log))
     rows = workdir.read_rows(run.directory)
     if restored is None:
         variables = initial_variables(recipe, run.learner.model, log)
         state = run.learner.init(variables)
-        position = Position(label_sets=digest_of(run.label_sets))
+        position = Position(label_sets=digest_of(run.label_sets), backend=backend)
     else:
         state, record = restored.state, dict(restored.record)
-        saved_on = record.pop("num_devices")
-        if saved_on != parallel.num_devices():
-            log(
-                f"note     saved on {saved_on} devices: other random draws from here on"
-            )
-        position = Position(**record, saved_step=record["step"])
+        saved_on, made_by = record.pop("num_devices"), record.pop("backend", None)
+        log_differences(saved_on, made_by, backend, log)
+        position = Position(**record, saved_step=record["step"], backend=backend)
         check_label_sets(recipe, run.label_sets, position.label_sets, position.step)
         position.damaged = processes.share_of(position.damaged)
         evaluated = {row["step"] for row in rows if "eval/top1" in row}
-        if position.step in evaluated:
+        folder = epath.Path(manager.directory) / str(position.step)
+        # Else it was stopped before the score was with the checkpoint.
+        if position.step in evaluated and read_score(folder) > NOT_EVALUATED:
             position.evaluated_step = position.step
-    if rows:
+    if rows or restored is not None:
         log(f"resume   from step {position.step}")
         log_row(run, position, {"event": "resumed"})
     return parallel.place_state(state), position
+
+
+def log_differences(saved_on: int, made_by: str | None, backend: str, log: Log) -> None:
+    """Says what is no longer as it was when a checkpoint was saved.
+
+    Args:
+      saved_on: devices.
+      made_by: input backend; None of a checkpoint from before it was recorded.
+      backend: of now.
+      log: is told.
+    """
+    if saved_on != parallel.num_devices():
+        log(f"note     saved on {saved_on} devices: other random draws from here on")
+    if made_by not in (None, backend):
+        log(
+            f"note     trained with the {made_by} input backend: from here on some "
+            f"pixels differ by a grey level, and damage in images may be noticed or not"
+        )
 
 
 def drop_torn_row(directory: epath.Path, log: Log) -> None:

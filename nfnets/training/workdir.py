@@ -23,7 +23,8 @@ CLASSES = "classes.json"
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 
-# Fields that change how fast a run is and nothing else, so a resumed run may differ.
+# Fields that decide how fast a run is, so a resumed run may differ. Another input
+# backend also rounds some pixels differently, and says so when the run goes on.
 EXECUTION_FIELDS = frozenset({"data.threads", "data.backend", "eval.batch_size"})
 
 
@@ -57,7 +58,7 @@ def _probe(folder: epath.Path) -> None:
 def claim(workdir: epath.Path, recipe: Recipe) -> None:
     """Makes a writable directory this recipe's, or checks that it already is.
 
-    A directory whose run has not logged a row yet may be taken over.
+    A directory whose run has left neither a row nor a checkpoint may be taken over.
 
     Raises:
       UserError: it holds a run of another recipe (the message shows the difference).
@@ -65,7 +66,7 @@ def claim(workdir: epath.Path, recipe: Recipe) -> None:
     """
     config = workdir / CONFIG
     mine = json.loads(json.dumps(recipe.to_dict()))
-    if config.exists() and (workdir / METRICS).exists():
+    if config.exists() and has_begun(workdir):
         changed = differences(read_config(config), mine)
         changed = {k: v for k, v in changed.items() if k not in EXECUTION_FIELDS}
         if changed:
@@ -78,6 +79,12 @@ def claim(workdir: epath.Path, recipe: Recipe) -> None:
         write_atomically(config, json.dumps(mine, indent=2) + "\n")
 
 
+def has_begun(workdir: epath.Path) -> bool:
+    """Whether a run has left a row or a checkpoint in the directory."""
+    saved = (workdir / CHECKPOINTS).glob("*")
+    return (workdir / METRICS).exists() or any(s.name.isdecimal() for s in saved)
+
+
 def keep_class_names(workdir: epath.Path, names: Sequence[str]) -> None:
     """Stores the names of a claimed directory's classes, by label, in ``classes.json``.
 
@@ -85,7 +92,7 @@ def keep_class_names(workdir: epath.Path, names: Sequence[str]) -> None:
       UserError: the run that goes on was trained with others.
     """
     names = tuple(names)
-    stored = read_class_names(workdir) if (workdir / METRICS).exists() else None
+    stored = read_class_names(workdir) if has_begun(workdir) else None
     if stored is None:
         text = json.dumps(names, indent=0, ensure_ascii=False) + "\n"
         write_atomically(workdir / CLASSES, text)
@@ -149,7 +156,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     """Keeps other processes of this machine out of a local directory.
 
     Raises:
-      UserError: another process is in it.
+      UserError: another process is in it, or its file of the lock cannot be opened.
     """
     if is_remote(workdir):
         yield
@@ -159,7 +166,13 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     except ImportError:  # Windows has no such lock
         yield
         return
-    with (workdir / ".lock").open("w") as file:
+    try:
+        file = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot lock {workdir}: {error.strerror}; check its permissions"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -226,17 +239,21 @@ def read_rows(
     path = workdir / name
     if not path.exists():
         return []
-    rows = []
-    text = path.read_text(encoding="utf-8")
-    lines = (text[: text.rfind("\n") + 1] if growing else text).splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise UserError(
-                f"line {number} of {path} is damaged; mend or remove it: {error}"
-            ) from error
-    return rows
+    data = path.read_bytes()
+    lines = (data[: data.rfind(b"\n") + 1] if growing else data).splitlines()
+    return [_parse_row(line, number, path) for number, line in enumerate(lines, 1)]
+
+
+def _parse_row(line: bytes, number: int, path: epath.Path) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        reason = str(error)
+    else:
+        if isinstance(row, dict):
+            return row
+        reason = "it is no JSON object"
+    raise UserError(f"line {number} of {path} is damaged; mend or remove it: {reason}")
 
 
 def drop_torn_row(workdir: epath.Path, name: str = METRICS) -> bool:

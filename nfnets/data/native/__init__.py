@@ -3,7 +3,7 @@
 It is built by ``setup.py`` where a C++ compiler and libjpeg-turbo's headers are, and
 gives the same bytes as ``nfnets.data.python_backend``, but for bilinear crops without
 antialias, of which half a percent of the values differ by one grey level (and what a
-policy makes of these).
+policy makes of these), and for damaged files: it does not see damage outside of a crop.
 """
 
 from __future__ import annotations
