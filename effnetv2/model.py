@@ -225,6 +225,8 @@ class EfficientNet(nn.Module):
     """3x3 stem, groups of `MBConv`, a 1x1 convolution, a linear head; SiLU, BatchNorm.
 
     Parameters and batch statistics are float32, whatever ``dtype`` is.
+
+    Differs: so are pooling and the head, officially in ``dtype``.
     """
 
     variant: EfficientNetConfig

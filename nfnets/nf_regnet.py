@@ -204,8 +204,8 @@ class NFRegBlock(nn.Module):
 class NFRegNet(nn.Module):
     """NF-RegNet: 3x3 stem, stages of `NFRegBlock`, a 1x1 convolution, a linear head.
 
-    Differs: parameters are float32 whatever ``dtype`` is; the official bfloat16 mode
-    also creates them in bfloat16.
+    Differs: parameters, pooling and the head are float32 whatever ``dtype`` is; the
+    official bfloat16 mode casts only the logits.
     """
 
     variant: NFRegNetConfig

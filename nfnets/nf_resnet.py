@@ -140,8 +140,8 @@ class NFResBlock(nn.Module):
 class NFResNet(nn.Module):
     """NF-ResNet: 7x7 stem and max pool, stages of `NFResBlock`, a linear head.
 
-    Differs: parameters are float32 whatever ``dtype`` is; the official bfloat16 mode
-    also creates them in bfloat16.
+    Differs: parameters, pooling and the head are float32 whatever ``dtype`` is; the
+    official bfloat16 mode casts only the logits.
     """
 
     variant: NFResNetConfig

@@ -191,8 +191,8 @@ class NFBlock(nn.Module):
 class NFNet(nn.Module):
     """NFNet: stem, four stages of `NFBlock`, a wide 1x1 convolution, a linear head.
 
-    Differs: parameters are float32 whatever ``dtype`` is; the official bfloat16 mode
-    also creates them in bfloat16.
+    Differs: parameters, pooling and the head are float32 whatever ``dtype`` is; the
+    official bfloat16 mode casts only the logits.
     """
 
     variant: NFNetConfig

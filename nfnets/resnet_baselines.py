@@ -126,8 +126,8 @@ def _block_of(
 class ResNetBaseline(nn.Module):
     """7x7 stem and max pool, stages of one kind of block, a linear head from 0.
 
-    Differs: parameters and batch statistics are float32 whatever ``dtype`` is; the
-    official bfloat16 mode casts them to bfloat16 and computes BatchNorm in it.
+    Differs: parameters, BatchNorm, pooling and the head are float32 whatever ``dtype``
+    is; the official bfloat16 mode casts only the logits.
     """
 
     variant: ResNetConfig

@@ -178,6 +178,8 @@ class ResNet(nn.Module):
     """Stem, stages of `ResidualBlock`, a linear head.
 
     Parameters and batch statistics are float32, whatever ``dtype`` is.
+
+    Differs: so are pooling and the head, officially in ``dtype``.
     """
 
     variant: ResNetConfig

@@ -30,8 +30,9 @@ Top-1 is precision at 1; officially recall and the area under the curve are repo
 
 Batch 512, 15 epochs but at least 10,000 steps, a constant rate of 0.001 after an epoch
 of warmup, average 0.9996, images squashed to the test size (rounded down to a multiple
-of 16), flips and one cutout. On ImageNet that is 37,534 steps; the code leaves 2 % out
-here, too, and makes 36,800: ``--config.data.holdout=0.01953125``.
+of 16), flips and one cutout. Differs: all training images are used, on ImageNet 37,534
+steps; the code leaves 2 % of ImageNet out here, too, and makes 36,800:
+``--config.data.holdout=0.01953125``.
 
 ``effnetv2_<v>_ft_paper`` is the paper's transfer: cosine, no weight decay, the mean of
 five seeds. Its top-1 on CIFAR-10, CIFAR-100, Flowers and Cars: S 98.7, 91.5, 97.9,

@@ -71,7 +71,8 @@ class Recipe:
       bce_pos_weight: factor of the loss of the target classes; None is 1.
       bce_sum_classes: whether ``bce`` is summed over the classes; the mean otherwise.
       ema_decay: cap of the averaging decay; None keeps no average.
-      ema_schedule: of the decay: ``ramp``, or ``constant`` from the start (timm).
+      ema_schedule: of the decay: ``ramp``, or ``constant`` from the first (as
+        timm's ``ModelEmaV2``; its successor's first update copies the weights).
       ema_first_update: n of the first update in the ``ramp``,
         min(ema_decay, (1 + n) / (10 + n)): 0 in NFNet's code, 1 in EfficientNetV2's.
       log_every_steps: steps per row of ``metrics.jsonl``.
