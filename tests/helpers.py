@@ -25,6 +25,8 @@ from nfnets.flops import abstract_variables
 from nfnets.training.config_files import load_config
 from nfnets.training.recipe import Recipe
 
+# What rows of metrics.jsonl say that no two runs have alike.
+TIMED = ("train/images_per_second", "train/input_wait")
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG_DIR = ROOT / "experiments" / "configs"
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import xla_flags
-from helpers import ROOT
+from helpers import ROOT, TIMED
 
 # Two blocks, 89 steps of 48 digits, two dozen checkpoints and rows.
 TINY_FLAGS = (
@@ -183,7 +183,7 @@ def numbers_by_step(workdir: Path) -> dict[tuple[int, str], Any]:
     found: dict[tuple[int, str], Any] = {}
     for row in rows_of(workdir):
         for key, value in row.items():
-            if "event" in row or key == "train/images_per_second":
+            if "event" in row or key in TIMED:
                 continue
             assert found.setdefault((row["step"], key), value) == value, (row, key)
     return found
@@ -200,7 +200,7 @@ def assert_close_numbers(left: Path, right: Path) -> None:
             for row in rows_of(workdir)
             if "event" not in row
             for key, value in row.items()
-            if key != "train/images_per_second"
+            if key not in TIMED
         }
         for workdir in (left, right)
     )

@@ -1,10 +1,12 @@
 """The report's account of a run: steps, time, restarts, speed."""
 
 import dataclasses
+import itertools
 
 import pytest
 from helpers import tiny_recipe
 
+from nfnets.training import between_steps
 from nfnets.training.curves import last_panel
 from nfnets.training.report import RunFacts, run_lines
 from nfnets.training.session import Position
@@ -21,7 +23,8 @@ FACTS = RunFacts(
 
 def train_row(step, speed):
     counts = {"train/skipped_total": 1, "train/damaged_images": 2}
-    return {"step": step, "train/images_per_second": speed, **counts}
+    times = {"train/images_per_second": speed, "train/input_wait": 10 / speed}
+    return {"step": step, **times, **counts}
 
 
 def lines_of(rows, facts=FACTS, seconds=0.0):
@@ -46,7 +49,9 @@ def test_restarts_and_time_are_counted():
     assert lines["time"].startswith("1 h 02 min 03 s ")
     assert "restarts: 2," in lines["time"]
     # Medians of 200, 400 and 400 images/s: what was done again counts once.
-    assert lines["speed"].startswith("0.05 s per step, 400 images/s")
+    assert lines["speed"].startswith(
+        "0.05 s per step, 2.5% of it waiting for input, 400 images/s"
+    )
     assert lines["steps"].startswith(f"{last} of {last} with 20 images, ")
     assert f"{last * 20:,} images seen" in lines["steps"]
     assert "1 updates skipped" in lines["steps"]
@@ -60,6 +65,21 @@ def test_a_run_that_has_just_begun():
     assert lines["model"] == "nfnet_f0, 1,000 parameters, from random weights"
     probe = dataclasses.replace(FACTS, num_trained=10)
     assert "1,000 parameters, 10 of them trained" in lines_of([], probe)["model"]
+
+
+def test_waiting_for_input_is_counted(monkeypatch):
+    """The clock goes on by a second at each look."""
+    clock = itertools.count()
+    monkeypatch.setattr(between_steps.time, "monotonic", lambda: float(next(clock)))
+    speed = between_steps.Speed(0, 100)  # at 0 s
+    batches = speed.watch(iter([{}, {}, {}]))
+    for _ in range(2):  # asked at 1 and 3 s, there at 2 and 4 s
+        next(batches)
+    images_per_second, input_wait = speed.read(2)  # at 5 s; starts anew at 6 s
+    assert images_per_second == 2 * 100 / 5
+    assert input_wait == 2 / 5
+    assert list(batches) == [{}]  # 7 to 8 s, and the end at 9 to 10 s
+    assert speed.read(3)[1] == 2 / 5  # of 6 to 11 s
 
 
 def test_time_goes_on_after_a_restart():

@@ -89,6 +89,7 @@ def test_rows_have_the_documented_keys(finished):
         "train/skipped_total",
         "train/damaged_images",
         "train/images_per_second",
+        "train/input_wait",
     }
     steps = [row["step"] for row in rows if "train/loss" in row]
     assert steps == [*range(3, STEPS, 3), STEPS]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from nfnets.data.train_iterator import TrainIterator
+from nfnets.data.train_iterator import Batch, TrainIterator
 from nfnets.errors import UserError
 from nfnets.training import parallel, processes
 from nfnets.training.compiled_steps import CompiledSteps
@@ -98,7 +99,7 @@ def is_due(step: int, every: float, recipe: Recipe) -> bool:
 
 
 class Speed:
-    """Images per second since the last look, in wall-clock time."""
+    """Images per second, and the share of waiting for input, since the last look."""
 
     def __init__(self, step: int, batch_size: int) -> None:
         self._batch_size = batch_size
@@ -106,13 +107,24 @@ class Speed:
 
     def restart(self, step: int) -> None:
         """Starts measuring at this step."""
-        self._step, self._time = step, time.monotonic()
+        self._step, self._time, self._waited = step, time.monotonic(), 0.0
 
-    def read(self, step: int) -> float:
-        """Images per second since the last read or restart."""
-        steps, seconds = step - self._step, time.monotonic() - self._time
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; how long each was waited for is counted."""
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self._waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def read(self, step: int) -> tuple[float, float]:
+        """Images per second of wall-clock time, and the share that waited for input."""
+        steps, seconds = step - self._step, max(time.monotonic() - self._time, 1e-9)
+        found = steps * self._batch_size / seconds, self._waited / seconds
         self.restart(step)
-        return steps * self._batch_size / max(seconds, 1e-9)
+        return found
 
 
 def add_to_window(position: Position, metrics: dict[str, Any]) -> None:
@@ -134,7 +146,9 @@ def log_window(trainer: Trainer, speed: Speed) -> None:
     window, position.window = position.window, []
     values = window_row(window)
     values["train/damaged_images"] = processes.total(position.damaged)
-    values["train/images_per_second"] = speed.read(position.step)
+    images_per_second, input_wait = speed.read(position.step)
+    values["train/images_per_second"] = images_per_second
+    values["train/input_wait"] = input_wait
     trainer.progress.show(log_row(run, position, values))
     in_a_row = max(metrics["skipped_in_a_row"] for metrics in window)
     if in_a_row >= run.recipe.max_nonfinite_steps:

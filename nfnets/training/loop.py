@@ -220,7 +220,8 @@ def train_stage(
     run, position, recipe = trainer.run, trainer.position, trainer.run.recipe
     first_step, speed = position.step, Speed(position.step, recipe.batch_size)
     # Not one more: the next batch is the next stage's.
-    for host_batch in itertools.islice(trainer.batches, last_step - position.step):
+    batches = itertools.islice(trainer.batches, last_step - position.step)
+    for host_batch in speed.watch(batches):
         if run.stop_requested():
             break
         state, metrics = train_step(state, parallel.place_batch(host_batch))

@@ -75,6 +75,7 @@ class Progress:
             "loss": _number(row["train/loss"]),
             "top1": _number(row["train/top1"]),
             "img/s": f"{row['train/images_per_second']:.0f}",
+            "waiting": f"{row['train/input_wait']:.0%}",
         }
         if "train/agc_clipped" in row:
             parts["clipped"] = _number(row["train/agc_clipped"])

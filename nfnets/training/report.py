@@ -217,12 +217,15 @@ def _clock(seconds: float) -> str:
 
 
 def _speed(rows: Sequence[Row], recipe: Recipe) -> str:
-    """Median time of a step, and images per second."""
+    """Median time of a step, images per second, and the share of waiting for input."""
     speed = images_per_second(rows, 1, recipe.total_steps)
     if speed is None:
         return "not measured yet"
     seconds = recipe.batch_size / speed
-    return f"{seconds:.3g} s per step, {speed:,.0f} images/s (medians of the rows)"
+    wait = _median(rows, "train/input_wait", 1, recipe.total_steps)
+    waiting = "" if wait is None else f", {wait:.1%} of it waiting for input"
+    step = f"{seconds:.3g} s per step{waiting}"
+    return f"{step}, {speed:,.0f} images/s (medians of the rows)"
 
 
 def _stage_table(rows: Sequence[Row], stages: Sequence[Stage]) -> list[str]:
@@ -258,9 +261,12 @@ def _stage_table(rows: Sequence[Row], stages: Sequence[Stage]) -> list[str]:
 
 def images_per_second(rows: Sequence[Row], first: int, last: int) -> float | None:
     """Median speed of the rows of steps ``first`` to ``last``; None without rows."""
-    key = "train/images_per_second"
-    speeds = [row[key] for row in rows if first <= row["step"] <= last and key in row]
-    return statistics.median(speeds) if speeds else None
+    return _median(rows, "train/images_per_second", first, last)
+
+
+def _median(rows: Sequence[Row], key: str, first: int, last: int) -> float | None:
+    values = [row[key] for row in rows if first <= row["step"] <= last and key in row]
+    return statistics.median(values) if values else None
 
 
 def _results_table(evaluations: Sequence[Row]) -> list[str]:
