@@ -4,12 +4,12 @@ import dataclasses
 import itertools
 
 import pytest
-from helpers import tiny_recipe
+from helpers import recipe_of, tiny_recipe
 
 from nfnets.training import between_steps
 from nfnets.training.curves import last_panel
 from nfnets.training.report import RunFacts, run_lines
-from nfnets.training.session import Position
+from nfnets.training.session import Position, log_start
 
 FACTS = RunFacts(
     command="",
@@ -80,6 +80,17 @@ def test_waiting_for_input_is_counted(monkeypatch):
     assert input_wait == 2 / 5
     assert list(batches) == [{}]  # 7 to 8 s, and the end at 9 to 10 s
     assert speed.read(3)[1] == 2 / 5  # of 6 to 11 s
+
+
+@pytest.mark.parametrize(
+    ("model", "clipping", "notes"),
+    [("nfnet_f0", None, 1), ("nfnet_f0", 0.01, 0), ("nf_resnet50", None, 0)],
+)
+def test_an_nfnet_without_clipping_is_remarked_on(tmp_path, model, clipping, notes):
+    recipe = recipe_of("digits", model=model, optim__agc_clipping=clipping)
+    said = []
+    log_start(recipe, FACTS, tmp_path, said.append)
+    assert len([line for line in said if "may diverge without" in line]) == notes
 
 
 def test_time_goes_on_after_a_restart():
