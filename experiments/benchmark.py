@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except ImportError as error:
-        print(f'error: {error}; it needs: pip install ".[train]"', file=sys.stderr)
+        print(f'error: {error}; it needs: pip install -e ".[train]"', file=sys.stderr)
         return 2
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -35,7 +35,9 @@ try:
     from nfnets.export.formats import FORMATS
     from nfnets.weights_flags import choose_weights
 except ImportError as missing:
-    print(f'error: {missing}; training needs: pip install ".[train]"', file=sys.stderr)
+    print(
+        f'error: {missing}; training needs: pip install -e ".[train]"', file=sys.stderr
+    )
     sys.exit(2)
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"

@@ -38,7 +38,9 @@ try:
     from nfnets.training.recipe import Recipe
     from nfnets.training.storage import as_path
 except ImportError as missing:
-    print(f'error: {missing}; training needs: pip install ".[train]"', file=sys.stderr)
+    print(
+        f'error: {missing}; training needs: pip install -e ".[train]"', file=sys.stderr
+    )
     sys.exit(2)
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"

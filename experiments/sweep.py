@@ -43,7 +43,9 @@ try:
     from nfnets.sweep.runs import failed_runs, train_in_process, train_runs
     from nfnets.training.storage import is_remote
 except ImportError as missing:
-    print(f'error: {missing}; training needs: pip install ".[train]"', file=sys.stderr)
+    print(
+        f'error: {missing}; training needs: pip install -e ".[train]"', file=sys.stderr
+    )
     sys.exit(2)
 
 HERE = Path(__file__).resolve().parent

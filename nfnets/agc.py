@@ -13,6 +13,7 @@ This file needs jax and optax only, so that it can be used (or copied) on its ow
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -77,6 +78,21 @@ def unitwise_norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=axes, keepdims=True))
 
 
+def _check_axes(axes: Any, path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:
+    """The axes of a leaf as a tuple."""
+    found = (axes,) if isinstance(axes, int) else axes
+    is_sequence = isinstance(found, tuple | list)
+    if not is_sequence or any(
+        axis not in range(-leaf.ndim, leaf.ndim) for axis in found
+    ):
+        raise ValueError(
+            f"the axes of a unit of {jax.tree_util.keystr(path) or 'the array'} with "
+            f"shape {leaf.shape} are {axes!r}; expected integers from {-leaf.ndim} to "
+            f"{leaf.ndim - 1}"
+        )
+    return tuple(found)
+
+
 class _Clipped(NamedTuple):
     """One leaf's result."""
 
@@ -92,7 +108,7 @@ def _is_clipped(x: Any) -> bool:
 def _clip_leaf(
     grad: jax.Array,
     param: jax.Array,
-    axes: int | tuple[int, ...],
+    axes: tuple[int, ...],
     clipping: float,
     eps: float,
 ) -> _Clipped:
@@ -144,9 +160,9 @@ def adaptive_grad_clip(
       ``AdaptiveGradClipState``, inside an ``optax.MaskedState`` if a mask is given.
 
     Raises:
-      ValueError: ``clipping`` or ``eps`` is not positive, both ``axis`` and
-        ``unit_axes`` are given, a leaf has no default unit axes (at ``init``), or
-        ``update`` is called without parameters.
+      ValueError: ``clipping`` or ``eps`` is no positive number, both ``axis`` and
+        ``unit_axes`` are given, a leaf has no such axes or no default ones (at
+        ``init``), or ``update`` is called without parameters.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -160,15 +176,19 @@ def adaptive_grad_clip(
       1.0
     """
     for name, value in (("clipping", clipping), ("eps", eps)):
-        if isinstance(value, int | float) and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+        is_array = isinstance(value, jax.Array)  # perhaps traced
+        if not is_array and not (isinstance(value, numbers.Real) and value > 0):
+            raise ValueError(f"{name} must be positive, got {value!r}")
     if axis is not None and unit_axes is not None:
         raise ValueError("pass axis= (one rule for all leaves) or unit_axes=, not both")
+    if unit_axes is not None and not callable(unit_axes):
+        raise ValueError(
+            f"unit_axes must be a function of (path, leaf), got {unit_axes!r}"
+        )
 
-    def axes_of(path: KeyPath, leaf: jax.Array) -> int | tuple[int, ...]:
-        if axis is not None:
-            return axis
-        return (unit_axes or default_unit_axes)(path, leaf)
+    def axes_of(path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:
+        rule = unit_axes or default_unit_axes
+        return _check_axes(rule(path, leaf) if axis is None else axis, path, leaf)
 
     def init(params: Any) -> AdaptiveGradClipState:
         jax.tree_util.tree_map_with_path(axes_of, params)  # raises early

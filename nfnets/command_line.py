@@ -42,7 +42,7 @@ def end_with_status(command: Callable[[list[str]], int], argv: list[str]) -> int
     except UserError as error:
         status = say_error(" ".join(str(error).split()))
     except ImportError as error:
-        status = say_error(f'{error}; training needs: pip install ".[train]"')
+        status = say_error(f'{error}; training needs: pip install -e ".[train]"')
     except Exception:
         traceback.print_exc()
         status = EXIT_OTHER

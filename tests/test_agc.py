@@ -112,6 +112,8 @@ def test_rank_six_without_axes_names_the_leaf():
     ("arguments", "message"),
     [
         ({"clipping": 0.0}, "clipping must be positive"),
+        ({"clipping": "0.01"}, "clipping must be positive, got '0.01'"),
+        ({"unit_axes": (0, 1)}, "unit_axes must be a function"),
         ({"eps": -1.0}, "eps must be positive"),
         ({"axis": 0, "unit_axes": default_unit_axes}, "not both"),
     ],
@@ -119,6 +121,16 @@ def test_rank_six_without_axes_names_the_leaf():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         adaptive_grad_clip(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"axis": 2}, {"axis": "a"}, {"unit_axes": lambda path, leaf: None}],
+)
+def test_axes_that_a_leaf_has_not_are_refused_at_init(arguments):
+    tx = adaptive_grad_clip(0.01, **arguments)
+    with pytest.raises(ValueError, match=r"\['w'\] with shape \(3, 4\).*-2 to 1"):
+        tx.init({"w": jnp.ones((3, 4))})
 
 
 def test_update_without_params_says_what_to_pass():

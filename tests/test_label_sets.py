@@ -299,6 +299,12 @@ def test_a_changed_file_is_refused_on_resuming(recipe, run, file):
         written(Path(file), SETS)
 
 
+def test_dry_run_reads_the_weights_to_start_from(recipe, tmp_path):
+    absent = with_changes(recipe, batch_size=24, init_from=str(tmp_path / "no.npz"))
+    with pytest.raises(UserError, match=r"no\.npz"):
+        dry_run(absent, log=str)
+
+
 def test_dry_run_has_sets_of_that_size(recipe):
     """No data are opened, so no names are known: the sets are made up."""
     metrics = dry_run(with_changes(recipe, batch_size=24), log=str)

@@ -28,6 +28,7 @@ def test_every_config_is_a_recipe_that_survives_json(name):
         ("optim.momentun", 0.9, r"config\.optim\.momentun.*did you mean momentum"),
         ("batch_size", "many", r"config\.batch_size is 'many' \(str\), expected int"),
         ("optim.nesterov", 1, r"config\.optim\.nesterov is 1 \(int\), expected bool"),
+        ("dtype", "float16", "expected one of 'float32', 'bfloat16'"),
         ("augment.crop_area", (0.1,), r"config\.augment\.crop_area is \(0\.1,\)"),
         ("dtype", "float16", r"config\.dtype is 'float16'"),
         ("label_smoothing", 1.0, r"config\.label_smoothing is 1\.0.*\[0, 1\)"),

@@ -80,8 +80,10 @@ def test_a_run_from_before_a_field_was_added_goes_on(tmp_path, recipe):
         workdir.claim(tmp_path, other)
 
 
-def test_a_damaged_config_is_not_taken_for_a_new_directory(tmp_path, recipe):
-    (tmp_path / "config.json").write_text('{"name": ')
+@pytest.mark.parametrize("text", ['{"name": ', "[1]", None])
+def test_a_damaged_config_is_not_taken_for_a_new_directory(tmp_path, recipe, text):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
     workdir.append_row(tmp_path, {"step": 1})
     with pytest.raises(UserError, match=r"cannot read .*config\.json"):
         workdir.claim(tmp_path, recipe)

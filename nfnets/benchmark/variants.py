@@ -74,13 +74,13 @@ def _ours() -> list[Variant]:
         antialias=False,
         policies=POLICIES,
         packages=("nfnets.data.native._native",),
-        install="install g++ and libjpeg-dev, then pip install .",
+        install="install g++ and libjpeg-dev, then pip install -e . in the clone",
     )
     python = replace(
         native,
         loader="python",
         packages=("cv2", "simplejpeg"),
-        install="pip install '.[train]'",
+        install="pip install 'nfnets-flax[train]'",
     )
     made = [
         replace(
@@ -107,14 +107,14 @@ def _decode_and_tensorflow() -> list[Variant]:
         antialias=False,
         policies=POLICIES,
         packages=("simplejpeg",),
-        install="pip install '.[train]'",
+        install="pip install 'nfnets-flax[train]'",
     )
     tensorflow = replace(
         decode,
         loader="tfdata",
         crop="tf_box",
         packages=("tensorflow",),
-        install="pip install '.[bench]'",
+        install="pip install 'nfnets-flax[bench]'",
     )
     tfdata = [
         replace(tensorflow, row=f"tf.data {kernel}", mode=mode, kernel=kernel)
@@ -134,7 +134,7 @@ def _torch_and_dali() -> list[Variant]:
         antialias=True,
         policies=POLICIES,
         packages=("torch", "torchvision", "timm"),
-        install="pip install '.[bench]'",
+        install="pip install 'nfnets-flax[bench]'",
     )
     dali = replace(
         torch,

@@ -36,7 +36,7 @@ class Format(NamedTuple):
     Attributes:
       suffix: of the file; a folder has none.
       packages: that must be there to write and to check it, by their modules' names.
-      extra: of ``pip install '.[EXTRA]'``, which brings them.
+      extra: of ``pip install nfnets-flax[EXTRA]``, which brings them.
       write: writes a network to a path.
       load: Python that defines ``run``: images, uint8 [B, S, S, 3] -> logits; PATH
         stands for the path. It imports nothing of ours.
@@ -161,6 +161,6 @@ def find_format(name: str) -> Format:
         if importlib.util.find_spec(package) is None:
             raise UserError(
                 f"export to {name} needs {package}, which is not installed; run: "
-                f"pip install '.[{found.extra}]'"
+                f"pip install 'nfnets-flax[{found.extra}]'"
             )
     return found

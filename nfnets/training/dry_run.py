@@ -15,7 +15,6 @@ from nfnets import flops
 from nfnets.data.label_sets import stand_in_label_sets
 from nfnets.data.mixing import check_mixing
 from nfnets.errors import UserError
-from nfnets.initialize import init_variables
 from nfnets.training import parallel
 from nfnets.training.compiled_steps import (
     Compiled,
@@ -23,6 +22,7 @@ from nfnets.training.compiled_steps import (
     compile_step,
     memory_of,
 )
+from nfnets.training.initial_weights import initial_variables
 from nfnets.training.learner import Learner, make_learner
 from nfnets.training.recipe import Recipe
 from nfnets.training.stages import Stage, describe_stages
@@ -63,7 +63,7 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
         log(f"stage    {line}")
     if recipe.data.num_classes is None:
         log(f"classes  {recipe.num_classes}, the recipe's own; training asks the data")
-    compiled, variables = compile_and_draw(stage, recipe, learner)
+    compiled, variables = compile_and_draw(stage, recipe, learner, log)
     log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
     check_memory(compiled.step, log)
     state = parallel.place_state(learner.init(variables))
@@ -79,16 +79,15 @@ def dry_run(recipe: Recipe, log: Callable[[str], None] = print) -> dict[str, flo
 
 
 def compile_and_draw(
-    stage: Stage, recipe: Recipe, learner: Learner
+    stage: Stage, recipe: Recipe, learner: Learner, log: Callable[[str], None]
 ) -> tuple[Compiled, Any]:
-    """The stage's step, and variables drawn while it is compiled.
+    """The stage's step, and the first variables, made while it is compiled.
 
     Label sets, where the recipe has them, are `stand_in_label_sets`.
     """
     label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
-    key, size = jax.random.key(recipe.seed), recipe.train_image_size
     with ThreadPoolExecutor(max_workers=1) as drawing:
-        variables = drawing.submit(init_variables, learner.model, key, size)
+        variables = drawing.submit(initial_variables, recipe, learner.model, log)
         compiled = compile_step(stage, recipe, learner, label_sets)
         return compiled, variables.result()
 

@@ -138,11 +138,13 @@ def read_recipe(run: epath.Path) -> Recipe:
     Raises:
       UserError: there is no run, or its config cannot be read.
     """
-    config = run / workdir.CONFIG
+    if not run.is_dir():
+        raise UserError(f"there is no run in {run}: no such directory")
+    config = workdir.read_config(run / workdir.CONFIG)
     try:
-        return Recipe.from_config(workdir.read_config(config))
+        return Recipe.from_config(config)
     except UserError as error:
-        raise UserError(f"{config}: {error}") from error
+        raise UserError(f"{run / workdir.CONFIG}: {error}") from error
 
 
 def check_network(

@@ -84,7 +84,7 @@ def prepare_step(recipe: Recipe, log: Callable[[str], None]) -> PreparedStep:
       log: is told how long compiling took.
     """
     stage, learner = recipe.stages[0], make_learner(recipe)
-    compiled, variables = compile_and_draw(stage, recipe, learner)
+    compiled, variables = compile_and_draw(stage, recipe, learner, log)
     log(f"compile  {compiled.seconds:.1f} s at {stage.image_size} px")
     ascent = recipe.sam.batch_fraction if recipe.sam.rho else 0.0
     return PreparedStep(

@@ -62,6 +62,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if isinstance(hint, type) and type(value) is hint:
         return value
     expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
+    if origin is typing.Literal:
+        expected = "one of " + ", ".join(map(repr, arguments))
     raise UserError(
         f"{path} is {value!r} ({type(value).__name__}), expected {expected}"
     )

@@ -66,7 +66,7 @@ def claim(workdir: epath.Path, recipe: Recipe) -> None:
     """
     config = workdir / CONFIG
     mine = json.loads(json.dumps(recipe.to_dict()))
-    if config.exists() and has_begun(workdir):
+    if has_begun(workdir):
         changed = differences(read_config(config), mine)
         changed = {k: v for k, v in changed.items() if k not in EXECUTION_FIELDS}
         if changed:
@@ -143,12 +143,16 @@ def check_shared(workdir: epath.Path) -> None:
 def read_config(path: epath.Path) -> dict[str, Any]:
     """The recipe, as nested plain values, that a work directory's run was given."""
     try:
-        return with_added_fields(json.loads(path.read_text(encoding="utf-8")))
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot read {path} ({error}); it says whose run this directory holds: "
+            f"cannot read {path} ({reason}); it says whose run this directory holds: "
             f"restore it, or use another --workdir"
         ) from error
+    return with_added_fields(config)
 
 
 @contextlib.contextmanager
