@@ -174,6 +174,19 @@ def test_another_search_is_refused_with_the_difference(tmp_path, monkeypatch):
     assert read_settings(epath.Path(tmp_path)) == settings()
 
 
+def test_a_candidate_that_was_begun_belongs_to_its_search(tmp_path, monkeypatch):
+    """Its step time is kept, which another backbone or device must not take over."""
+    Evaluation(monkeypatch, at={1: None, 2: None})
+    assert not run(tmp_path, 2)[1]
+    assert not run(tmp_path, 2, steps=30)[1]  # nothing was measured before
+    begun = tmp_path / "candidates" / "0000"
+    begun.mkdir(parents=True)
+    (begun / "step_time.json").write_text("{}")
+    with pytest.raises(UserError, match=r"another search \(steps: 30 -> 20\)"):
+        run(tmp_path, 2)
+    assert run(tmp_path, 2, steps=30)[1]
+
+
 def test_a_history_with_a_gap_is_refused(tmp_path, monkeypatch):
     Evaluation(monkeypatch)
     run(tmp_path, 3)
