@@ -229,6 +229,17 @@ def test_best_and_median_are_retrained_from_another_seed(tmp_path, monkeypatch):
         retrain(opened, top=10, seed=7)
 
 
+def test_a_network_that_is_among_the_best_and_the_median_is_retrained_once(
+    tmp_path, monkeypatch
+):
+    evaluation = Evaluation(monkeypatch)
+    opened, _ = run(tmp_path, 3)
+    found = retrain(opened, top=2, seed=7)
+    assert [row["role"] for row in found] == ["rank 1", "rank 2 and median"]
+    assert evaluation.calls == 3 + 2
+    assert len(read_rows(epath.Path(tmp_path), RETRAINED)) == 2
+
+
 def test_the_median_is_that_of_networks_with_a_reward():
     def row(reward, status="ok"):
         return {"status": status, "reward": reward}
