@@ -252,7 +252,7 @@ def test_the_median_is_that_of_networks_with_a_reward():
     ("steps", "batch_size", "images"), [(300, 128, 50000), (7, 64, 1437), (1, 3, 10)]
 )
 def test_candidates_train_for_so_many_steps(steps, batch_size, images):
-    recipe = with_changes(DIGITS, batch_size=batch_size)
+    recipe = with_changes(DIGITS, batch_size=batch_size, optim__cooldown_epochs=2.0)
     short = search_recipe(recipe, steps, images)
     assert short.total_steps == steps
     assert short.data.num_train + short.data.holdout == images
