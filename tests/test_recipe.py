@@ -44,6 +44,21 @@ def test_every_config_is_a_recipe_that_survives_json(name):
         ),
         ("optim.decay_rate", 0.97, r"config\.optim\.decay_rate is 0\.97.*cosine"),
         ("optim.decay_epochs", 2.4, r"config\.optim\.decay_epochs is 2\.4.*cosine"),
+        (
+            "model_overrides.drop_rate",
+            1.5,
+            r"config\.model_overrides\.drop_rate is 1\.5.*\[0, 1\)",
+        ),
+        (
+            "model_overrides.stochastic_depth_rate",
+            3.0,
+            r"config\.model_overrides\.stochastic_depth_rate is 3\.0.*\[0, 1\)",
+        ),
+        (
+            "model_overrides.train_size",
+            -8,
+            r"config\.model_overrides\.train_size is -8, it must be positive",
+        ),
     ],
 )
 def test_bad_values_are_named_by_their_path(path, value, message):
