@@ -25,9 +25,10 @@ def retrain(search: Search, *, top: int, seed: int) -> list[Row] | None:
     Returns:
       A row for each network, with its ``role``; None when interrupted.
     """
-    if seed == search.recipe.seed:
+    if seed == search.recipe.seed or not 0 <= seed < 2**32:
         raise UserError(
-            f"--seed={seed} is the seed that the candidates had; give another one"
+            f"--seed={seed}: expected 0 to 2**32 - 1, and not {search.recipe.seed}, "
+            "the seed that the candidates had"
         )
     if device_name() != search.settings.device:
         raise UserError(

@@ -223,8 +223,9 @@ def test_best_and_median_are_retrained_from_another_seed(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=r"on 8 x TPU v3, this is .*; retrain there"):
         retrain(elsewhere, top=1, seed=7)
-    with pytest.raises(UserError, match="the seed that the candidates had"):
-        retrain(opened, top=1, seed=0)
+    for seed in (0, -1, 2**32):
+        with pytest.raises(UserError, match="the seed that the candidates had"):
+            retrain(opened, top=1, seed=seed)
     with pytest.raises(UserError, match="9 networks with a reward"):
         retrain(opened, top=10, seed=7)
 
