@@ -2,8 +2,8 @@
 
 EfficientNetV2, Sec. 3.3: compound scaling as in EfficientNet, but (1) inference at 480
 pixels at most, and (2) more layers in late stages. The paper gives neither coefficients
-nor layers; those here were derived from the released networks, and `scale_v2` with
-`V2_EXCEPTIONS` gives S, M and L exactly.
+nor layers; those here were derived from the released networks, and give them but for
+a few channels and the last group of M and L (docs/search.md).
 """
 
 from __future__ import annotations
@@ -40,31 +40,6 @@ SCALES: Mapping[str, Scale] = {
     "s": Scale(width=1.4, depth=1.8, resolution=380, late_layers=0),
     "m": Scale(width=1.6, depth=2.2, resolution=456, late_layers=3),
     "l": Scale(width=2.0, depth=3.1, resolution=600, late_layers=3),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Exceptions:
-    """Where a released network is not what its scale gives.
-
-    Attributes:
-      out_channels: scaled -> released, of groups.
-      last_stage: the seventh group, which the base has not: EfficientNet's last one,
-        scaled, with more layers.
-    """
-
-    out_channels: Mapping[int, int]
-    last_stage: StageSpec | None = None
-
-
-def _seventh(repeats: int, in_channels: int, out_channels: int) -> StageSpec:
-    return StageSpec(repeats, 3, 1, 6, in_channels, out_channels, 0.25, fused=False)
-
-
-V2_EXCEPTIONS: Mapping[str, Exceptions] = {
-    "s": Exceptions({136: 128, 272: 256}),
-    "m": Exceptions({152: 160}, _seventh(5, 304, 512)),
-    "l": Exceptions({}, _seventh(7, 384, 640)),
 }
 
 
@@ -116,24 +91,6 @@ def _late_group(specs: Sequence[StageSpec]) -> int:
     """Index of the last group of stride 1 but the first, or else of the last group."""
     of_stride_1 = [i for i, spec in enumerate(specs) if spec.stride == 1 and i > 0]
     return of_stride_1[-1] if of_stride_1 else len(specs) - 1
-
-
-def scale_v2(base: Sequence[str], target: str) -> tuple[str, ...]:
-    """The released V2-``target``, "s", "m" or "l", from V2's base, with exceptions."""
-    scale, exceptions = SCALES[target], V2_EXCEPTIONS[target]
-    texts = scale_stages(base, scale.width, scale.depth, late_layers=scale.late_layers)
-    renamed = exceptions.out_channels
-    specs = [
-        dataclasses.replace(
-            spec,
-            in_channels=renamed.get(spec.in_channels, spec.in_channels),
-            out_channels=renamed.get(spec.out_channels, spec.out_channels),
-        )
-        for spec in parse_stages(texts)
-    ]
-    if exceptions.last_stage is not None:
-        specs.append(exceptions.last_stage)
-    return tuple(format_stage(spec) for spec in specs)
 
 
 def scale_found(found: Sequence[str], target: str) -> tuple[str, ...]:

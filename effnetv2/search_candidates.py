@@ -52,7 +52,8 @@ def search_recipe(
 
     Args:
       recipe: as the user gave it.
-      steps: train steps per candidate; None keeps the recipe's length.
+      steps: train steps per candidate, without a cooldown; None keeps the recipe's
+        length.
       num_images: training images of the data, nothing held out.
       holdout: of these, kept to score on; 0 is minival's number, a tenth at most.
     """
@@ -60,7 +61,10 @@ def search_recipe(
     num_train = num_images - holdout
     if steps is not None:
         recipe = dataclasses.replace(
-            recipe, num_epochs=steps * recipe.batch_size / num_train, min_steps=steps
+            recipe,
+            num_epochs=steps * recipe.batch_size / num_train,
+            min_steps=steps,
+            optim=dataclasses.replace(recipe.optim, cooldown_epochs=0.0),
         )
     data = dataclasses.replace(recipe.data, holdout=holdout, num_train=num_train)
     recipe = dataclasses.replace(recipe, data=data, progressive=CONSTANT)

@@ -86,14 +86,15 @@ def _make(directory: epath.Path) -> None:
 
 
 def claim(directory: epath.Path, settings: Settings) -> None:
-    """Writes the settings into an empty directory, or compares them.
+    """Writes the settings into a directory without candidates, or compares them.
 
     Raises:
-      UserError: they differ (the message shows where) and there is a candidate already.
+      UserError: they differ (the message shows where) and a candidate was finished, or
+        begun: its step time would be taken for the other search's.
     """
     path = directory / SETTINGS
     mine = json.loads(json.dumps(dataclasses.asdict(settings)))
-    if path.exists() and (directory / CANDIDATES).exists():
+    if (directory / CANDIDATES).exists() or _has_begun(directory):
         changed = differences(_read(path), mine)
         execution = {f"recipe.{field}" for field in workdir.EXECUTION_FIELDS}
         changed = {k: v for k, v in changed.items() if k not in execution}
@@ -105,6 +106,11 @@ def claim(directory: epath.Path, settings: Settings) -> None:
             )
         return
     write_atomically(path, json.dumps(mine, indent=2) + "\n")
+
+
+def _has_begun(directory: epath.Path) -> bool:
+    """Whether a candidate was measured, or began to train."""
+    return any((directory / "candidates").glob("*/*.json"))
 
 
 def read_settings(directory: epath.Path) -> Settings:

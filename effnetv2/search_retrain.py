@@ -23,11 +23,12 @@ def retrain(search: Search, *, top: int, seed: int) -> list[Row] | None:
       seed: of training.
 
     Returns:
-      A row for each, with its ``role``; None when interrupted.
+      A row for each network, with its ``role``; None when interrupted.
     """
-    if seed == search.recipe.seed:
+    if seed == search.recipe.seed or not 0 <= seed < 2**32:
         raise UserError(
-            f"--seed={seed} is the seed that the candidates had; give another one"
+            f"--seed={seed}: expected 0 to 2**32 - 1, and not {search.recipe.seed}, "
+            "the seed that the candidates had"
         )
     if device_name() != search.settings.device:
         raise UserError(
@@ -62,7 +63,11 @@ def retrain(search: Search, *, top: int, seed: int) -> list[Row] | None:
 
 
 def chosen(rows: Sequence[Row], top: int) -> list[tuple[str, Row]]:
-    """The ``top`` best by reward, and the one in the middle (of two the worse)."""
+    """The ``top`` best by reward, and the one in the middle (of two the worse).
+
+    Returns:
+      Role and row of each; one that is among the best and in the middle comes once.
+    """
     trained = [row for row in rows if row["status"] == "ok"]
     ranked = sorted(trained, key=lambda row: -row["reward"])
     if not 1 <= top <= len(ranked):
@@ -71,7 +76,11 @@ def chosen(rows: Sequence[Row], top: int) -> list[tuple[str, Row]]:
             "least 1, and no more than that"
         )
     best = [(f"rank {i}", row) for i, row in enumerate(ranked[:top], start=1)]
-    return [*best, ("median", ranked[len(ranked) // 2])]
+    middle = len(ranked) // 2
+    if middle < top:
+        best[middle] = (f"rank {middle + 1} and median", ranked[middle])
+        return best
+    return [*best, ("median", ranked[middle])]
 
 
 def retrained_line(row: Row) -> str:

@@ -135,12 +135,6 @@ def _absent(space: SearchSpace, stage: int) -> Choice:
     return dataclasses.replace(backbone_genotype(space)[stage], layers=0)
 
 
-def enumerate_space(space: SearchSpace) -> Iterator[Genotype]:
-    """Every genotype of the space, once."""
-    stages = range(len(space.backbone))
-    return itertools.product(*(stage_choices(space, stage) for stage in stages))
-
-
 def sample(space: SearchSpace, rng: np.random.Generator) -> Genotype:
     """A random genotype: every decision of every stage drawn uniformly by itself."""
     return tuple(_sample_stage(space, i, rng) for i in range(len(space.backbone)))

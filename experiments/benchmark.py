@@ -119,9 +119,9 @@ def add_step_commands(commands: Any) -> None:
     step.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: own")
     step.add_argument("--compare", choices=("timm",), help="each form in a process")
     step.add_argument("--forms", help="with --compare: of both sides, separated by ,")
-    step.add_argument("--rounds", type=int, default=1, help="with --compare")
-    step.add_argument("--seconds", type=float, default=4.0, help="with --compare: each")
-    step.add_argument("--budget_s", type=float, default=3600.0, help="with --compare")
+    step.add_argument("--rounds", type=int, help="with --compare; default: 1")
+    step.add_argument("--seconds", type=float, help="with --compare: each; default: 4")
+    step.add_argument("--budget_s", type=float, help="with --compare; default: 3600")
     both = commands.add_parser("both", help="loader, train step, and both together")
     both.add_argument("--config", required=True, help="the name of a config")
     both.add_argument("--models", default="", help="one; default: the config's own")
@@ -129,7 +129,7 @@ def add_step_commands(commands: Any) -> None:
     both.add_argument("--data_dir", help="of tfds: sources; default: the config's")
     both.add_argument("--seconds", type=float, default=4.0, help="of each, 5 times")
     for command in (step, both):
-        command.add_argument("--size", type=int, help="pixels; default: last stage's")
+        command.add_argument("--size", type=int, help="pixels; default: the config's")
         command.add_argument("--batch_size", type=int, help="default: the config's")
         command.add_argument(
             "--profile", help="folder for a trace (TensorBoard, XProf)"
@@ -146,8 +146,9 @@ def check_arguments(args: argparse.Namespace) -> None:
         if value is not None and value < 1:
             raise UserError(f"--{name} is {value}; expected 1 or more")
     for name in ("seconds", "budget_s"):
-        if vars(args).get(name, 1) <= 0:
-            raise UserError(f"--{name} is {vars(args)[name]}; expected more than 0")
+        value = vars(args).get(name)
+        if value is not None and not value > 0:
+            raise UserError(f"--{name} is {value}; expected more than 0")
 
 
 def measure_input(args: argparse.Namespace) -> int:

@@ -40,11 +40,6 @@ class Published:
     image_size: int | None  # pixels, of all numbers but params; None is the test size
     why: str  # why a number differs from our count by more than its rounding
 
-    @property
-    def from_memory(self) -> bool:
-        """Whether the numbers were remembered, and never checked."""
-        return self.source.kind == "memory"
-
 
 def published(model: str) -> tuple[Published, ...]:
     """All that is known of a model, the source of its released weights first."""

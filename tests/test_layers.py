@@ -199,6 +199,13 @@ def test_unknown_activation_names_close_ones():
         scaled_activation("swiss")
 
 
+@pytest.mark.parametrize("name", ["glu", "log_softmax"])
+def test_what_is_not_elementwise_is_no_activation(name):
+    """The official table has them; glu halves the channels, and no network fits."""
+    with pytest.raises(UserError, match=f"unknown activation '{name}'"):
+        scaled_activation(name)
+
+
 def test_block_table_wants_one_number_per_stage():
     with pytest.raises(UserError, match="one number per stage"):
         block_table(

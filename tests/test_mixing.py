@@ -207,6 +207,9 @@ def test_only_timm_mixes_now_and_then(form):
     check_augment(plain_augment(mixing="timm_pair", mix_rate=0.5))
     with pytest.raises(UserError, match=rf"mix_rate is 0\.5.*{form} always"):
         check_augment(plain_augment(mixing=form, mix_rate=0.5))
+    check_augment(plain_augment(mixing="timm_pair", cutmix_rate=0.9))
+    with pytest.raises(UserError, match=rf"cutmix_rate is 0\.9.*{form} halves"):
+        check_augment(plain_augment(mixing=form, cutmix_rate=0.9))
 
 
 def test_every_form_has_a_mixer():

@@ -30,7 +30,7 @@ def test_rows_are_of_our_models_and_say_something_once():
 
 
 def test_nothing_from_memory_is_a_headline():
-    assert any(row.from_memory for row in PUBLISHED)
+    assert any(row.source.kind == "memory" for row in PUBLISHED)
     for name in list_models():
         best = headline(name)
         assert best is None or best.source.kind == "published"
@@ -106,7 +106,7 @@ def test_model_garden_counts_the_moving_statistics(depth):
 
 
 def test_comparison_marks_memory_and_missing_reasons():
-    (row,) = (r for r in published("effnetv2_xl") if r.from_memory)
+    (row,) = (r for r in published("effnetv2_xl") if r.source.kind == "memory")
     first, second = compare(row, Counts(300_000_000, 94_000_000_000, 0), 512)
     shown = [comparison_record(first), {**comparison_record(second), "why": ""}]
     table = list(lines(shown, COMPARISON_COLUMNS, "table"))

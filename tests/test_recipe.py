@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 
 import pytest
 from helpers import CONFIG_DIR, ROOT, recipe_of
@@ -45,6 +46,31 @@ def test_every_config_is_a_recipe_that_survives_json(name):
         ),
         ("optim.decay_rate", 0.97, r"config\.optim\.decay_rate is 0\.97.*cosine"),
         ("optim.decay_epochs", 2.4, r"config\.optim\.decay_epochs is 2\.4.*cosine"),
+        # jax.random.key takes 32 bits of it: key(2**32 + 1) is key(1).
+        ("seed", 2**32, r"config\.seed is 4294967296, it must be below 2\*\*32"),
+        ("num_epochs", math.inf, r"config\.num_epochs is inf, expected a finite"),
+        ("ema_decay", math.nan, r"config\.ema_decay is nan, expected a finite"),
+        (
+            "augment.crop_area",
+            (0.1, math.inf),
+            r"config\.augment\.crop_area\[1\] is inf, expected a finite",
+        ),
+        ("model_overrides.alpha", math.inf, r"nfnet_f0: alpha=inf should be like 0\.2"),
+        (
+            "model_overrides.drop_rate",
+            1.5,
+            r"config\.model_overrides\.drop_rate is 1\.5.*\[0, 1\)",
+        ),
+        (
+            "model_overrides.stochastic_depth_rate",
+            3.0,
+            r"config\.model_overrides\.stochastic_depth_rate is 3\.0.*\[0, 1\)",
+        ),
+        (
+            "model_overrides.train_size",
+            -8,
+            r"config\.model_overrides\.train_size is -8, it must be positive",
+        ),
     ],
 )
 def test_bad_values_are_named_by_their_path(path, value, message):

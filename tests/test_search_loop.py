@@ -174,6 +174,19 @@ def test_another_search_is_refused_with_the_difference(tmp_path, monkeypatch):
     assert read_settings(epath.Path(tmp_path)) == settings()
 
 
+def test_a_candidate_that_was_begun_belongs_to_its_search(tmp_path, monkeypatch):
+    """Its step time is kept, which another backbone or device must not take over."""
+    Evaluation(monkeypatch, at={1: None, 2: None})
+    assert not run(tmp_path, 2)[1]
+    assert not run(tmp_path, 2, steps=30)[1]  # nothing was measured before
+    begun = tmp_path / "candidates" / "0000"
+    begun.mkdir(parents=True)
+    (begun / "step_time.json").write_text("{}")
+    with pytest.raises(UserError, match=r"another search \(steps: 30 -> 20\)"):
+        run(tmp_path, 2)
+    assert run(tmp_path, 2, steps=30)[1]
+
+
 def test_a_history_with_a_gap_is_refused(tmp_path, monkeypatch):
     Evaluation(monkeypatch)
     run(tmp_path, 3)
@@ -210,10 +223,22 @@ def test_best_and_median_are_retrained_from_another_seed(tmp_path, monkeypatch):
     )
     with pytest.raises(UserError, match=r"on 8 x TPU v3, this is .*; retrain there"):
         retrain(elsewhere, top=1, seed=7)
-    with pytest.raises(UserError, match="the seed that the candidates had"):
-        retrain(opened, top=1, seed=0)
+    for seed in (0, -1, 2**32):
+        with pytest.raises(UserError, match="the seed that the candidates had"):
+            retrain(opened, top=1, seed=seed)
     with pytest.raises(UserError, match="9 networks with a reward"):
         retrain(opened, top=10, seed=7)
+
+
+def test_a_network_that_is_among_the_best_and_the_median_is_retrained_once(
+    tmp_path, monkeypatch
+):
+    evaluation = Evaluation(monkeypatch)
+    opened, _ = run(tmp_path, 3)
+    found = retrain(opened, top=2, seed=7)
+    assert [row["role"] for row in found] == ["rank 1", "rank 2 and median"]
+    assert evaluation.calls == 3 + 2
+    assert len(read_rows(epath.Path(tmp_path), RETRAINED)) == 2
 
 
 def test_the_median_is_that_of_networks_with_a_reward():
@@ -228,7 +253,7 @@ def test_the_median_is_that_of_networks_with_a_reward():
     ("steps", "batch_size", "images"), [(300, 128, 50000), (7, 64, 1437), (1, 3, 10)]
 )
 def test_candidates_train_for_so_many_steps(steps, batch_size, images):
-    recipe = with_changes(DIGITS, batch_size=batch_size)
+    recipe = with_changes(DIGITS, batch_size=batch_size, optim__cooldown_epochs=2.0)
     short = search_recipe(recipe, steps, images)
     assert short.total_steps == steps
     assert short.data.num_train + short.data.holdout == images

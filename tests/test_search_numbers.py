@@ -1,5 +1,7 @@
 """Reward, Pareto front, step time, scaling: by hand and by the released networks."""
 
+import re
+
 import pytest
 
 from effnetv2.reward import pareto_front, reward
@@ -8,7 +10,6 @@ from effnetv2.scaling import (
     eval_size,
     scale_found,
     scale_stages,
-    scale_v2,
     train_size,
 )
 from effnetv2.stage_tables import V2_BASE, V2_L, V2_M, V2_S
@@ -66,11 +67,35 @@ def test_steps_are_timed_in_turns():
     ]  # fmt: skip
 
 
+# Channels of the base's scaled groups -> released, and the group that the base has not.
+S_CHANNELS = {"136": "128", "272": "256"}
+M_CHANNELS = {"152": "160"}
+M_LAST = ("r5_k3_s1_e6_i304_o512_se0.25",)
+L_LAST = ("r7_k3_s1_e6_i384_o640_se0.25",)
+
+
 @pytest.mark.parametrize(
-    ("target", "released"), [("s", V2_S), ("m", V2_M), ("l", V2_L)]
+    ("target", "channels", "last", "released"),
+    [
+        ("s", S_CHANNELS, (), V2_S),
+        ("m", M_CHANNELS, M_LAST, V2_M),
+        ("l", {}, L_LAST, V2_L),
+    ],
 )
-def test_v2_follows_from_its_base(target, released):
-    assert scale_v2(V2_BASE, target) == released
+def test_v2_follows_from_its_base_with_these_exceptions(
+    target, channels, last, released
+):
+    scale = SCALES[target]
+    scaled = scale_stages(
+        V2_BASE, scale.width, scale.depth, late_layers=scale.late_layers
+    )
+
+    def renamed(text):
+        return re.sub(
+            r"_([io])(\d+)", lambda m: f"_{m[1]}{channels.get(m[2], m[2])}", text
+        )
+
+    assert (*map(renamed, scaled), *last) == released
 
 
 def test_without_the_exceptions_only_these_numbers_differ():

@@ -14,11 +14,11 @@ from effnetv2.search_space import (
     DECISIONS,
     backbone_genotype,
     encode,
-    enumerate_space,
     make_space,
     mutate,
     parse_genotype,
     sample,
+    stage_choices,
 )
 from nfnets.errors import UserError
 from nfnets.flops import count
@@ -36,6 +36,12 @@ def tiny():
 @pytest.fixture(scope="module")
 def paper():
     return make_space(load_backbone("effnet_b4").stages)
+
+
+def enumerate_space(space):
+    """Every genotype of the space, once."""
+    stages = range(len(space.backbone))
+    return itertools.product(*(stage_choices(space, stage) for stage in stages))
 
 
 def test_layers_are_the_backbones_and_one_more_or_less(tiny):

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import weakref
 
 import pytest
 from helpers import ROOT, tiny_recipe
@@ -14,6 +15,7 @@ from helpers import ROOT, tiny_recipe
 from nfnets import flops
 from nfnets.conv import NATIVE, ConvForms
 from nfnets.errors import UserError
+from nfnets.step_benchmark import timm_side
 from nfnets.step_benchmark.forms import OurForm, parse_our_form
 from nfnets.step_benchmark.job import StepResult, time_steps
 from nfnets.step_benchmark.side_by_side import (
@@ -98,6 +100,27 @@ def test_mistakes_are_said_before_anything_runs():
         measure(tiny_recipe(), ["theirs"])
     with pytest.raises(UserError, match="accumulates gradients"):
         measure(tiny_recipe(accumulation_steps=2), ["ours"])
+
+
+def test_one_optimizer_is_alive_at_a_time(monkeypatch):
+    """The other's state would be counted as memory of the one that is chosen."""
+    monkeypatch.setattr(timm_side, "TRIAL_SECONDS", 1e-9)
+    alive = weakref.WeakSet()
+    most = []
+
+    class Optimizer:
+        def step(self):
+            most.append(len(alive))
+
+    def make(name):
+        optimizer = Optimizer()
+        alive.add(optimizer)
+        return lambda: optimizer.step()
+
+    names = ["foreach", "fused"]
+    assert timm_side.fastest(names, make, lambda: None) in names
+    assert set(most) == {1}
+    assert not alive
 
 
 def test_without_time_nothing_is_begun():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import json
 import re
 import subprocess
@@ -14,6 +14,7 @@ from helpers import CONFIG_DIR, ROOT
 
 from nfnets import flops
 from nfnets.errors import UserError
+from nfnets.step_benchmark.commands import BESIDE_TIMM, check_step
 from nfnets.step_benchmark.loop import LoopSpeed, format_loop
 from nfnets.step_benchmark.peak import DevicePeak
 from nfnets.step_benchmark.steps import (
@@ -102,14 +103,30 @@ def test_the_program_measures_loader_and_step_together(tmp_path):
 
 
 def test_inference_is_timed_at_the_test_size():
-    (recipe,) = recipes(["digits"], image_size=8, batch_size=8)
-    recipe = dataclasses.replace(
-        recipe, eval=dataclasses.replace(recipe.eval, image_size=12)
-    )
+    (recipe,) = recipes(["nfnet_f0"])
+    assert recipe.eval_image_size == 256  # NFNets, Table 1
+    (recipe,) = recipes(["digits"], image_size=12, batch_size=8)
     (row,) = compare_steps([recipe], print, inference=True)
     assert row.image_size == 12
     assert row.macs == flops.count(recipe.create_model(), 12).macs
     assert row.milliseconds > 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rounds": 2}, "--rounds is 2, which goes with --compare=timm only"),
+        ({"seconds": 0.5}, "--seconds is 0.5, which goes with"),
+        ({"budget_s": 9.0}, "--budget_s is 9.0, which goes with"),
+        ({"forms": "ours"}, "--forms is ours, which goes with"),
+        ({"compare": "timm", "inference": True}, "--inference is given with --compare"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(given, message):
+    nothing = dict.fromkeys(("compare", *BESIDE_TIMM)) | {"inference": False}
+    check_step(argparse.Namespace(**nothing))
+    with pytest.raises(UserError, match=message):
+        check_step(argparse.Namespace(**(nothing | given)))
 
 
 def test_the_program_prints_a_row_for_each():

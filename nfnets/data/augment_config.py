@@ -56,7 +56,7 @@ class AugmentConfig:
         mix_rate: probability that timm's forms mix a batch, pair or element; 1 for the
             others, which always mix.
         cutmix_rate: probability that timm's forms cutmix rather than mixup, where both
-            are on.
+            are on; 0.5 for the others, which halve the batch then.
         augment_before_mix: whether RandAugment or AutoAugment sees the images before
             they are mixed; the official NFNet recipe augments the mixed image, which
             only ``nfnet`` mixing can.
@@ -227,10 +227,17 @@ def _check_mixing(config: AugmentConfig) -> None:
             f"augment_before_mix is False, but mixing {config.mixing} mixes augmented "
             "images: set it to True"
         )
-    if not config.mixing.startswith("timm") and config.mix_rate != 1:
+    if config.mixing.startswith("timm"):
+        return
+    if config.mix_rate != 1:
         raise UserError(
             f"mix_rate is {config.mix_rate}, but mixing {config.mixing} always mixes: "
             "set it to 1, or the alphas to 0"
+        )
+    if config.cutmix_rate != 0.5:
+        raise UserError(
+            f"cutmix_rate is {config.cutmix_rate}, but mixing {config.mixing} halves "
+            "the batch where mixup and cutmix are on: set it to 0.5"
         )
 
 

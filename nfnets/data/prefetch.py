@@ -113,11 +113,6 @@ class Prefetcher(Iterator[T], Generic[T]):
                 continue
         return "end", None
 
-    @property
-    def waiting(self) -> int:
-        """Finished batches that nobody took yet."""
-        return self._queue.qsize()
-
     def close(self) -> None:
         """Stops and joins every thread; harmless when called again."""
         self._finalizer()

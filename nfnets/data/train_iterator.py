@@ -65,11 +65,6 @@ class TrainIterator(Iterator[Batch]):
                 f"{error}; mend the files or raise data.max_damaged"
             )
 
-    @property
-    def waiting(self) -> int:
-        """Batches that are ready."""
-        return self._batches.waiting
-
     def close(self) -> None:
         """Stops and joins the loader's threads; harmless when called again."""
         self._batches.close()

@@ -19,9 +19,18 @@ from nfnets.training.recipe import Recipe
 
 LoadConfig = Callable[[str], Any]
 
+# What the flags that go with --compare are when they are not given.
+BESIDE_TIMM = {
+    "forms": ",".join(["ours", *TIMM_FORMS]),
+    "rounds": 1,
+    "seconds": 4.0,
+    "budget_s": 3600.0,
+}
+
 
 def run_step(args: argparse.Namespace, load_config: LoadConfig) -> int:
-    """Compares train steps, with the first one's or timm's; gives the exit status."""
+    """Compares steps, with the first one's or timm's; gives the exit status."""
+    check_step(args)
     recipes = benchmark_recipes(
         [load_config(name) for name in args.config.split(",")],
         [name for name in args.models.split(",") if name],
@@ -39,21 +48,39 @@ def run_step(args: argparse.Namespace, load_config: LoadConfig) -> int:
     return 0
 
 
+def check_step(args: argparse.Namespace) -> None:
+    """Refuses flags of ``step`` that the others would have ignored."""
+    if args.compare is not None:
+        if args.inference:
+            raise UserError(
+                "--inference is given with --compare=timm, where train steps are "
+                "timed; leave one of them out"
+            )
+        return
+    for name in BESIDE_TIMM:
+        if vars(args)[name] is not None:
+            raise UserError(
+                f"--{name} is {vars(args)[name]}, which goes with --compare=timm only; "
+                "leave it out, or give that too"
+            )
+
+
 def _run_beside_timm(args: argparse.Namespace, recipes: Sequence[Recipe]) -> int:
-    forms = args.forms.split(",") if args.forms else ["ours", *TIMM_FORMS]
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    settings = {**vars(args), **BESIDE_TIMM, **given}
     cases = measure_side_by_side(
         recipes,
-        forms,
-        rounds=args.rounds,
-        seconds=args.seconds,
-        budget_s=args.budget_s,
+        settings["forms"].split(","),
+        rounds=settings["rounds"],
+        seconds=settings["seconds"],
+        budget_s=settings["budget_s"],
         log=say,
         profile=args.profile,
     )
     with turns.timing():
         peak = measure_peak(recipes[0].dtype)
     print(f"\n{format_cases(cases, peak.flops)}")
-    content = {**surroundings(vars(args)), "peak": asdict(peak)}
+    content = {**surroundings(settings), "peak": asdict(peak)}
     write_json(args.json, {**content, "cases": [asdict(case) for case in cases]})
     return int(any(case.failure for case in cases))
 

@@ -42,7 +42,8 @@ class StepResult:
       cpu_seconds: of the process, per step.
       first_seconds: from the network's making to the end of the first step, compiling
         included.
-      memory_bytes: the most that was in use: of the device, or on a CPU of the process.
+      memory_bytes: the most that was in use: of the device, on our side since the start
+        and on timm's while it was timed; or on a CPU of the process.
       loss: of the last step, to see that it trained.
       params: number of parameters.
       note: what was chosen where the form leaves a choice.

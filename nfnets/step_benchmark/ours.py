@@ -72,7 +72,7 @@ def measure(job: StepJob) -> StepResult:
 
 
 def _memory() -> int:
-    """Of the device; a CPU has none of its own."""
+    """Of the device, compiling included; a CPU has none of its own."""
     stats = parallel.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use") or process_memory()
 

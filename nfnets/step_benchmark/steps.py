@@ -77,7 +77,7 @@ def benchmark_recipes(
     Args:
       configs: one or more; several only without ``models``.
       models: networks under the one config; none takes each config's own.
-      image_size: pixels, None the recipe's.
+      image_size: pixels, trained on and tested with; None the recipe's.
       batch_size: images per step, None the recipe's.
       dtype: of convolutions and activations, None the recipe's.
 
@@ -92,14 +92,17 @@ def benchmark_recipes(
     for config in configs:
         for model in models or [config.model]:
             recipe = Recipe.from_config(config)
-            changes = {
-                "model": model,
-                "image_size": image_size or recipe.image_size,
-                "batch_size": batch_size or recipe.batch_size,
-                "dtype": dtype or recipe.dtype,
-            }
-            changed = dataclasses.replace(recipe, progressive=CONSTANT)
-            recipes.append(Recipe.from_config(changed.to_dict() | changes))
+            tested = image_size or recipe.eval.image_size
+            changed = dataclasses.replace(
+                recipe,
+                model=model,
+                image_size=image_size or recipe.image_size,
+                eval=dataclasses.replace(recipe.eval, image_size=tested),
+                batch_size=batch_size or recipe.batch_size,
+                progressive=CONSTANT,
+            )
+            values = changed.to_dict() | {"dtype": dtype or recipe.dtype}
+            recipes.append(Recipe.from_config(values))
     return recipes
 
 

@@ -9,10 +9,11 @@ recipe clips, the recipe's kind of optimizer, and the moving average where it ke
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,35 +39,54 @@ def measure(job: StepJob) -> StepResult:
     mode, layout = job.form.removeprefix("timm ").split()
     on_gpu = torch.cuda.is_available()
     wait = torch.cuda.synchronize if on_gpu else lambda: None
+    names = implementations(recipe)
     with turns.compiling():
         started = time.perf_counter()
         parts = _build(recipe, mode, layout, on_gpu)
-        steps = {
-            name: _make_step(parts, recipe, make_optimizer(parts.model, recipe, name))
-            for name in implementations(recipe)
-        }
-        next(iter(steps.values()))()
+
+        def make(name: str) -> Callable[[], Any]:
+            return _make_step(parts, recipe, make_optimizer(parts.model, recipe, name))
+
+        make(names[0])()
         wait()
         first = time.perf_counter() - started
-        torch.cuda.empty_cache()  # other processes need the device's memory too
+        if on_gpu:
+            torch.cuda.empty_cache()  # other processes need the device's memory too
     with turns.timing():
-        tried = {
-            name: time_steps(run, wait, TRIAL_SECONDS)[0] for name, run in steps.items()
-        }
-        best = min(tried, key=lambda name: tried[name])
-        seconds, spread, cpu = time_steps(steps[best], wait, job.seconds)
+        best = fastest(names, make, wait)
+        gc.collect()  # PyTorch's first optimizer is part of a cycle
+        run = make(best)
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        seconds, spread, cpu = time_steps(run, wait, job.seconds)
         if job.profile is not None:
-            _write_profile(steps[best], wait, Path(job.profile))
+            _write_profile(run, wait, Path(job.profile))
     return StepResult(
         seconds=seconds,
         spread=spread,
         cpu_seconds=cpu,
         first_seconds=first,
         memory_bytes=torch.cuda.max_memory_allocated() if on_gpu else process_memory(),
-        loss=float(steps[best]()),
+        loss=float(run()),
         params=sum(p.numel() for p in parts.model.parameters()),
         note=f"{best} optimizer",
     )
+
+
+def fastest(
+    names: Sequence[str],
+    make: Callable[[str], Callable[[], Any]],
+    wait: Callable[[], None],
+) -> str:
+    """The name whose step is fastest; no step outlives its trial, with its memory.
+
+    Args:
+      names: one or more.
+      make: gives a step that has its own optimizer.
+      wait: until all steps that were started are done.
+    """
+    tried = {name: time_steps(make(name), wait, TRIAL_SECONDS)[0] for name in names}
+    return min(tried, key=lambda name: tried[name])
 
 
 def _write_profile(

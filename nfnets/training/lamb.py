@@ -25,10 +25,6 @@ def lamb(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
     mask: Any = None,
-    bias_correction: bool = True,
-    decoupled_decay: bool = False,
-    trust_clip: bool = False,
-    always_adapt: bool = False,
 ) -> optax.GradientTransformation:
     """Adam's update, times the ratio of the norms of parameter and update.
 
@@ -38,8 +34,6 @@ def lamb(
     divides the gradient by max(1, its norm) first: put
     ``optax.clip_by_global_norm(1.0)`` before.
 
-    The switches are timm's; our recipes have their defaults.
-
     Args:
       learning_rate: a number, or a function of the number of updates made before.
       b1: decay of the first moment, [0, 1).
@@ -48,11 +42,6 @@ def lamb(
       weight_decay: coefficient; 0 decays nothing and so scales nothing.
       mask: tree of bools shaped as the parameters, which of them are decayed; None is
         all of them.
-      bias_correction: whether the moments are divided by 1 - b^t.
-      decoupled_decay: whether p shrinks by lr * weight_decay * p first, instead, and u
-        has no part in it.
-      trust_clip: whether the ratio is at most 1.
-      always_adapt: whether parameters that are not decayed are scaled too.
     """
 
     def init(params: Any) -> LambState:
@@ -64,33 +53,29 @@ def lamb(
         updates = state.updates + 1
         mu = optax.tree.update_moment(grads, state.mu, b1, 1)
         nu = optax.tree.update_moment(grads, state.nu, b2, 2)
-        m, v = mu, nu
-        if bias_correction:
-            m = optax.tree.bias_correction(mu, b1, updates)
-            v = optax.tree.bias_correction(nu, b2, updates)
+        m_hat = optax.tree.bias_correction(mu, b1, updates)
+        v_hat = optax.tree.bias_correction(nu, b2, updates)
         lr = learning_rate
         if callable(learning_rate):
             lr = learning_rate(state.updates)
 
         def step(m: jax.Array, v: jax.Array, p: jax.Array, is_decayed: bool) -> Any:
             u = m / (jnp.sqrt(v) + eps)
-            decay = weight_decay if is_decayed else 0.0
-            shrink = lr * decay * p if decoupled_decay else jnp.zeros_like(p)
-            if not decoupled_decay:
-                u = u + decay * p
-            if decay or always_adapt:
-                u = u * _trust_ratio(p - shrink, u, trust_clip)
-            return -lr * u - shrink
+            if is_decayed and weight_decay:
+                u = u + weight_decay * p
+                u = u * _trust_ratio(p, u)
+            return -lr * u
 
         decayed = jax.tree.map(lambda _: True, params) if mask is None else mask
-        return jax.tree.map(step, m, v, params, decayed), LambState(updates, mu, nu)
+        return jax.tree.map(step, m_hat, v_hat, params, decayed), LambState(
+            updates, mu, nu
+        )
 
     return optax.GradientTransformation(init, update)
 
 
-def _trust_ratio(p: jax.Array, u: jax.Array, clip: bool) -> jax.Array:
+def _trust_ratio(p: jax.Array, u: jax.Array) -> jax.Array:
     """|p| / |u|, and 1 where either is 0."""
     of_p, of_u = jnp.linalg.norm(p.ravel()), jnp.linalg.norm(u.ravel())
     usable = (of_p > 0) & (of_u > 0)
-    ratio = jnp.where(usable, of_p / jnp.where(of_u > 0, of_u, 1.0), 1.0)
-    return jnp.minimum(ratio, 1.0) if clip else ratio
+    return jnp.where(usable, of_p / jnp.where(of_u > 0, of_u, 1.0), 1.0)

@@ -51,7 +51,7 @@ class Recipe:
       accumulation_steps: micro-batches a step is split into, to save memory.
       remat: whether blocks are computed again in the gradient, to save memory
         (``nfnets.layers.call_block``).
-      seed: of initialisation, data order, augmentation, dropout.
+      seed: of initialisation, data order, augmentation, dropout; [0, 2**32).
       image_size: training pixels; None takes the model variant's.
       drop_rate: dropout; None takes the model variant's.
       stochastic_depth_rate: of the last block; None takes the model variant's.

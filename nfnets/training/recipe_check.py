@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def check(recipe: Recipe) -> None:
     """Raises a UserError that names the first field whose value cannot work."""
     registry.get_variant(recipe.model, **recipe.overrides)
-    registry.get_variant(recipe.reference_model)
+    registry.get_variant(recipe.reference_model, **recipe.model_overrides)
     for field, value in _positive(recipe).items():
         if value is not None and not value > 0:
             raise UserError(f"config.{field} is {value}, it must be positive")
@@ -32,8 +32,8 @@ def check(recipe: Recipe) -> None:
         raise UserError(
             f"config.sam.batch_fraction is {recipe.sam.batch_fraction}, expected (0, 1]"
         )
-    if recipe.seed >= 2**63:
-        raise UserError(f"config.seed is {recipe.seed}, it must be below 2**63")
+    if recipe.seed >= 2**32:  # all that jax.random.key reads
+        raise UserError(f"config.seed is {recipe.seed}, it must be below 2**32")
     if recipe.eval.split == "holdout" and recipe.data.holdout == 0:
         raise UserError(
             "config.eval.split is holdout, but config.data.holdout is 0; the official "
@@ -181,6 +181,7 @@ def _check_loss(recipe: Recipe) -> None:
 
 def _positive(recipe: Recipe) -> dict[str, float | None]:
     return {
+        **_overridden(recipe, "train_size", "eval_size"),
         "num_epochs": recipe.num_epochs,
         "batch_size": recipe.batch_size,
         "accumulation_steps": recipe.accumulation_steps,
@@ -213,6 +214,7 @@ def _positive(recipe: Recipe) -> dict[str, float | None]:
 
 def _rates(recipe: Recipe) -> dict[str, float | None]:
     return {
+        **_overridden(recipe, "drop_rate", "stochastic_depth_rate", "bn_momentum"),
         "label_smoothing": recipe.label_smoothing,
         "bce_target_threshold": recipe.bce_target_threshold,
         "optim.momentum": recipe.optim.momentum,
@@ -229,6 +231,7 @@ def _rates(recipe: Recipe) -> dict[str, float | None]:
 
 def _not_negative(recipe: Recipe) -> dict[str, float]:
     return {
+        **_overridden(recipe, "weight_decay"),
         "seed": recipe.seed,
         "min_steps": recipe.min_steps,
         "ema_first_update": recipe.ema_first_update,
@@ -239,4 +242,14 @@ def _not_negative(recipe: Recipe) -> dict[str, float]:
         "optim.warmup_epochs": recipe.optim.warmup_epochs,
         "optim.weight_decay": recipe.weight_decay,
         "sam.rho": recipe.sam.rho,
+    }
+
+
+def _overridden(recipe: Recipe, *fields: str) -> dict[str, float]:
+    """Those of a row's fields that ``model_overrides`` give a number."""
+    given = recipe.model_overrides
+    return {
+        f"model_overrides.{field}": given[field]
+        for field in fields
+        if given.get(field) is not None
     }

@@ -11,8 +11,6 @@ def rmsprop_tf(
     decay: float,
     eps: float,
     momentum: float,
-    centered: bool = False,
-    lr_in_momentum: bool = True,
 ) -> optax.GradientTransformation:
     """-m, where m = momentum * m + lr * g / sqrt(s + eps).
 
@@ -24,12 +22,9 @@ def rmsprop_tf(
       decay: of s, [0, 1).
       eps: inside the root.
       momentum: [0, 1).
-      centered: whether the square of g's own average is taken off s, a variance then.
-      lr_in_momentum: whether m adds up updates with the rate of their time.
     """
-    scale_by = optax.scale_by_stddev if centered else optax.scale_by_rms
-    rms = scale_by(decay, eps, initial_scale=1.0, eps_in_sqrt=True)
-    trace = optax.trace(decay=momentum)
-    scale = optax.scale_by_learning_rate(learning_rate)
-    last = (scale, trace) if lr_in_momentum else (trace, scale)
-    return optax.chain(rms, *last)
+    return optax.chain(
+        optax.scale_by_rms(decay, eps, initial_scale=1.0, eps_in_sqrt=True),
+        optax.scale_by_learning_rate(learning_rate),
+        optax.trace(decay=momentum),
+    )

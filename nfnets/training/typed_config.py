@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "config") 
     """Builds the frozen dataclass ``cls`` from a mapping of the same shape.
 
     Every field must be there and no other key may be; values must have the declared
-    type (an int is taken for a float, a list for a tuple).
+    type (an int is taken for a float, a list for a tuple), and floats be finite.
 
     Args:
       cls: dataclass whose fields are int, float, str, bool, tuples or unions of these,
@@ -26,7 +27,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "config") 
       path: where ``values`` stands, for messages ("config.optim").
 
     Raises:
-      UserError: names the dotted path of the unknown, missing or ill-typed entry.
+      UserError: names the dotted path of the entry that is unknown, missing, ill-typed
+        or not finite.
     """
     hints = typing.get_type_hints(cls)
     names = [field.name for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
@@ -59,6 +61,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return {k: _freeze(v) for k, v in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if hint is float and isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{path} is {value}, expected a finite number")
     if isinstance(hint, type) and type(value) is hint:
         return value
     expected = getattr(hint, "__name__", str(hint)) if origin is None else str(hint)
