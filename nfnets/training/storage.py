@@ -8,7 +8,7 @@ from typing import Any
 
 from etils import epath
 
-from nfnets.data.storage import filesystem, is_url, scheme
+from nfnets.data.storage import filesystem, is_url, scheme, write_local
 from nfnets.errors import UserError
 
 
@@ -42,13 +42,9 @@ def write_atomically(path: epath.Path, content: str | bytes) -> None:
         with refusals_of("write", path):
             path.write_bytes(data)
         return
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        write_local({os.fspath(path): data})
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 
 
