@@ -1,13 +1,16 @@
 """The report's account of a run: steps, time, restarts, speed."""
 
 import dataclasses
+import platform
 
+import numpy as np
 import pytest
 from helpers import tiny_recipe
 
 from nfnets.training.curves import last_panel
 from nfnets.training.report import RunFacts, run_lines
 from nfnets.training.session import Position
+from nfnets.versions import versions
 
 FACTS = RunFacts(
     command="",
@@ -75,3 +78,11 @@ def test_the_last_panel_shows_every_clipped_group_or_the_gradient(clips):
     clipped = {"train/agc_clipped": 0.1, "train/agc_clipped/weights": 0.2}
     _, keys, _ = last_panel([row | clipped if clips else row, {"step": 1}])
     assert set(keys) == (set(clipped) if clips else {"train/grad_norm"})
+
+
+def test_versions_name_what_is_absent():
+    assert versions(("numpy", "no-such-package")) == {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "no-such-package": "not installed",
+    }
