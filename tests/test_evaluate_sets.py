@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,14 @@ from saved_run import CLASSES, PIXELS, RECIPE, network, save_run
 
 from nfnets.data.normalization import normalize
 from nfnets.errors import UserError
-from nfnets.training import checkpoint, evaluate_sets, parallel, tested_weights, workdir
+from nfnets.training import (
+    checkpoint,
+    evaluate_sets,
+    evaluation_results,
+    parallel,
+    tested_weights,
+    workdir,
+)
 from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluate_only import evaluate_only
 from nfnets.training.evaluation_results import Result, read_results, write_result
@@ -257,7 +266,7 @@ def test_numbers_by_class(made, tmp_path, monkeypatch, num_devices):
         for row in csv.DictReader((out / "per_class_val.csv").read_text().splitlines())
     ]
     assert sum(examples) == 6
-    names = sorted(path.name for path in out.iterdir())
+    names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     kinds = ("val.", "val_ema.", "v2.", "v2_ema.")
     made_files = [f"confusion_{kind}png" for kind in kinds]
     made_files += [f"per_class_{kind}csv" for kind in kinds]
@@ -304,6 +313,24 @@ def test_results_of_other_sets_stay(made, tmp_path):
     (out / "evaluations.json").write_text("[")
     with pytest.raises(UserError, match="mend or remove it"):
         write_result(out, result("val", 0.1))
+
+
+def test_results_of_processes_at_once_are_all_kept(made, tmp_path, monkeypatch):
+    """Threads here: each opens the lock anew, as processes do."""
+    read = evaluation_results.read_results
+
+    def slowly(path):
+        found = read(path)
+        time.sleep(0.02)  # in which another may read, where nobody waits
+        return found
+
+    monkeypatch.setattr(evaluation_results, "read_results", slowly)
+    metrics = {"eval": {"top1": 0.5}}
+    names = [f"set{i}" for i in range(6)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        results = [Result(name, made.recipe, metrics, {}) for name in names]
+        list(pool.map(lambda r: write_result(epath.Path(tmp_path), r), results))
+    assert sorted(read(epath.Path(tmp_path / "evaluations.json"))) == names
 
 
 def test_stopping_gives_no_more_results(made):

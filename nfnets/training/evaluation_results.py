@@ -12,9 +12,10 @@ from nfnets.errors import UserError
 from nfnets.training.metrics import Row
 from nfnets.training.per_class import ClassCounts
 from nfnets.training.recipe import Recipe
-from nfnets.training.storage import write_atomically
+from nfnets.training.storage import make_folder, one_at_a_time, write_atomically
 
 RESULTS = "evaluations.json"
+_LOCK = ".evaluations.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ def describe_result(result: Result) -> list[str]:
 def write_result(directory: epath.Path, result: Result) -> None:
     """Puts a result into ``evaluations.json``; those of other sets stay.
 
+    Several processes of one machine may do so at once.
+
     Raises:
       UserError: the file there is not one of ours, or cannot be written.
     """
@@ -64,9 +67,10 @@ def write_result(directory: epath.Path, result: Result) -> None:
     }
     if "eval_ema" in result.metrics:
         entry["ema"] = result.metrics["eval_ema"]
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(read_results(path) | {result.name: entry}, indent=2) + "\n"
-    write_atomically(path, text)
+    make_folder(directory)
+    with one_at_a_time(directory / _LOCK):
+        results = read_results(path) | {result.name: entry}
+        write_atomically(path, json.dumps(results, indent=2) + "\n")
 
 
 def read_results(path: epath.Path) -> dict[str, Any]:
