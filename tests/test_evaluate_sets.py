@@ -333,6 +333,37 @@ def test_results_of_processes_at_once_are_all_kept(made, tmp_path, monkeypatch):
     assert sorted(read(epath.Path(tmp_path / "evaluations.json"))) == names
 
 
+@pytest.mark.parametrize("sizes", [[], [8]])
+def test_results_that_cannot_be_written_are_not_computed(
+    made, tmp_path, monkeypatch, sizes
+):
+    def evaluate(out: str) -> str:
+        with pytest.raises(UserError) as caught:
+            evaluate_sets.evaluate_and_write(
+                last_of(made),
+                ["v2"],
+                made.places,
+                epath.Path(tmp_path / out),
+                sizes=sizes,
+                crops=[],
+                by_class=False,
+                log=quiet,
+                stop_requested=bool,
+            )
+        return str(caught.value)
+
+    monkeypatch.setattr(evaluate_sets, "evaluate_weights", None)
+    (tmp_path / "file").write_text("")
+    file = "resolution_sweep.csv" if sizes else "evaluations.json"
+    message = f"cannot write {tmp_path}/file/out/{file}: Not a directory; give another"
+    assert evaluate("file/out").startswith(message)
+    (tmp_path / "out" / file).mkdir(parents=True)
+    assert f"out/{file}: Is a directory" in evaluate("out")
+    if not sizes:
+        (tmp_path / "evaluations.json").write_text("[")
+        assert evaluate(".").endswith("mend or remove it")
+
+
 def test_stopping_gives_no_more_results(made):
     results: list[Result] = []
     done = evaluate_sets.evaluate_weights(

@@ -12,7 +12,12 @@ from nfnets.errors import UserError
 from nfnets.training.metrics import Row
 from nfnets.training.per_class import ClassCounts
 from nfnets.training.recipe import Recipe
-from nfnets.training.storage import make_folder, one_at_a_time, write_atomically
+from nfnets.training.storage import (
+    check_writable,
+    make_folder,
+    one_at_a_time,
+    write_atomically,
+)
 
 RESULTS = "evaluations.json"
 _LOCK = ".evaluations.lock"
@@ -71,6 +76,18 @@ def write_result(directory: epath.Path, result: Result) -> None:
     with one_at_a_time(directory / _LOCK):
         results = read_results(path) | {result.name: entry}
         write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def check_results(directory: epath.Path) -> None:
+    """Checks, before the work, that ``write_result`` can write what it gives.
+
+    Raises:
+      UserError: it cannot, or the file there is not one of ours.
+    """
+    path = directory / RESULTS
+    check_writable(path)
+    with one_at_a_time(directory / _LOCK):
+        read_results(path)
 
 
 def read_results(path: epath.Path) -> dict[str, Any]:
