@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +29,7 @@ from nfnets.training import (
     tested_weights,
     workdir,
 )
+from nfnets.training import evaluate_only as evaluate_only_module
 from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluate_only import evaluate_only
 from nfnets.training.evaluation_results import Result, read_results, write_result
@@ -187,9 +189,13 @@ def test_there_is_no_best_of_checkpoints_that_were_not_evaluated(tmp_path):
 
 
 def test_the_same_numbers_as_run_py_gives(tmp_path):
-    """On the run's own data: digits, which have 10 of the network's 12 classes."""
+    """On the run's own data: digits, which have 10 of the network's 12 classes.
+
+    Neither way minds a process that is training there.
+    """
     save_run(tmp_path / "run", {30: 0.5})
-    row = evaluate_only(RECIPE, epath.Path(tmp_path / "run"), log=quiet)
+    with workdir.locked(epath.Path(tmp_path / "run")):
+        row = evaluate_only(RECIPE, epath.Path(tmp_path / "run"), log=quiet)
     run = epath.Path(tmp_path / "run")
     tested = tested_weights.read_run_weights(run, None, None, quiet)
     (result,), _ = run_sets(tested, ["val"], Places())
@@ -198,6 +204,24 @@ def test_the_same_numbers_as_run_py_gives(tmp_path):
             key: value for key, value in row.items() if key.startswith(f"{prefix}/")
         }
     assert row["eval/examples"] == 360
+
+
+def test_run_py_refuses_a_damaged_checkpoint_and_changes_nothing(tmp_path):
+    run = tmp_path / "run"
+    save_run(run, {20: 0.5, 30: 0.5})
+    shutil.rmtree(run / "checkpoints" / "30" / "state")
+    before = sorted(run.rglob("*"))
+    with pytest.raises(UserError, match=r"checkpoint 30 in .* is damaged .*there are:"):
+        evaluate_only(RECIPE, epath.Path(run), log=quiet)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_run_py_does_not_compute_what_it_cannot_write(tmp_path, monkeypatch):
+    save_run(tmp_path / "run", {30: 0.5})
+    (tmp_path / "run" / "evaluation.json").mkdir()
+    monkeypatch.setattr(evaluate_only_module, "evaluate", None)
+    with pytest.raises(UserError, match=r"cannot write .*evaluation.json: Is a direct"):
+        evaluate_only(RECIPE, epath.Path(tmp_path / "run"), log=quiet)
 
 
 def test_sizes_and_crops(made, tmp_path, traced):
