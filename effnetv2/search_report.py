@@ -17,8 +17,9 @@ from effnetv2.search_directory import Settings
 from nfnets.training.figures import new_figure, save_figure
 from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
-from nfnets.training.report import versions, write_csv
+from nfnets.training.report import write_csv
 from nfnets.training.storage import write_atomically
+from nfnets.versions import versions
 
 BEST = "best.py"
 

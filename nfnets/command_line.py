@@ -77,8 +77,14 @@ def parse_flags(
 
     Returns:
       Those arguments.
+
+    Raises:
+      UserError: a flag is unknown or wrong, or changes a config that is not named.
     """
     values.set_gnu_getopt(paths)
+    fields = [a for a in arguments if a.startswith("--config.")]
+    if fields and not any(a.startswith("--config=") for a in arguments):
+        raise UserError(f"{fields[0]} needs --config=NAME, the config that it changes")
     row_fields = [match for a in arguments if (match := _ROW_FIELD.fullmatch(a))]
     plain = [a for a in arguments if not _ROW_FIELD.fullmatch(a)]
     absent = [a for a in plain if a.startswith("--config.") and a.endswith("=None")]
@@ -101,7 +107,7 @@ def parse_flags(
         raise UserError(
             f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"
         )
-    if row_fields and values.config is not None:
+    if row_fields:
         _override_row(row_fields, values.config)
     return rest[1:]
 

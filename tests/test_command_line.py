@@ -46,3 +46,10 @@ def test_a_field_of_another_network_than_the_recipes_is_not_dropped():
     flags = ["--config.model=nf_resnet50", "--config.model_overrides.alpha=0.5"]
     with pytest.raises(UserError, match=r"give --config\.reference_model=nf_resnet50"):
         recipe_of_arguments(["--config=rsb_a3", *flags], CONFIG_DIR)
+
+
+@pytest.mark.parametrize("field", ["seed=1", "seed=None", "model_overrides.depths=1"])
+def test_a_field_without_a_config_is_refused(field):
+    message = rf"^--config\.{field} needs --config=NAME, the config that it changes$"
+    with pytest.raises(UserError, match=message):
+        recipe_of_arguments([f"--config.{field}"], CONFIG_DIR)

@@ -147,7 +147,9 @@ def test_inputs_are_not_written_to_and_may_have_any_strides():
     mirrored = image[:, ::-1]
     for name in ops.NAMES:
         operation = Operation(name, 0.4, kernel="bilinear")
-        same = ops.apply(np.ascontiguousarray(mirrored), operation)
+        contiguous = np.ascontiguousarray(mirrored)
+        same = ops.apply(contiguous, operation)
+        np.testing.assert_array_equal(contiguous, mirrored, name)
         np.testing.assert_array_equal(ops.apply(mirrored, operation), same, name)
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +21,15 @@ from saved_run import CLASSES, PIXELS, RECIPE, network, save_run
 
 from nfnets.data.normalization import normalize
 from nfnets.errors import UserError
-from nfnets.training import checkpoint, evaluate_sets, parallel, tested_weights, workdir
+from nfnets.training import (
+    checkpoint,
+    evaluate_sets,
+    evaluation_results,
+    parallel,
+    tested_weights,
+    workdir,
+)
+from nfnets.training import evaluate_only as evaluate_only_module
 from nfnets.training.eval_step import make_eval_step
 from nfnets.training.evaluate_only import evaluate_only
 from nfnets.training.evaluation_results import Result, read_results, write_result
@@ -178,9 +189,13 @@ def test_there_is_no_best_of_checkpoints_that_were_not_evaluated(tmp_path):
 
 
 def test_the_same_numbers_as_run_py_gives(tmp_path):
-    """On the run's own data: digits, which have 10 of the network's 12 classes."""
+    """On the run's own data: digits, which have 10 of the network's 12 classes.
+
+    Neither way minds a process that is training there.
+    """
     save_run(tmp_path / "run", {30: 0.5})
-    row = evaluate_only(RECIPE, epath.Path(tmp_path / "run"), log=quiet)
+    with workdir.locked(epath.Path(tmp_path / "run")):
+        row = evaluate_only(RECIPE, epath.Path(tmp_path / "run"), log=quiet)
     run = epath.Path(tmp_path / "run")
     tested = tested_weights.read_run_weights(run, None, None, quiet)
     (result,), _ = run_sets(tested, ["val"], Places())
@@ -189,6 +204,24 @@ def test_the_same_numbers_as_run_py_gives(tmp_path):
             key: value for key, value in row.items() if key.startswith(f"{prefix}/")
         }
     assert row["eval/examples"] == 360
+
+
+def test_run_py_refuses_a_damaged_checkpoint_and_changes_nothing(tmp_path):
+    run = tmp_path / "run"
+    save_run(run, {20: 0.5, 30: 0.5})
+    shutil.rmtree(run / "checkpoints" / "30" / "state")
+    before = sorted(run.rglob("*"))
+    with pytest.raises(UserError, match=r"checkpoint 30 in .* is damaged .*there are:"):
+        evaluate_only(RECIPE, epath.Path(run), log=quiet)
+    assert sorted(run.rglob("*")) == before
+
+
+def test_run_py_does_not_compute_what_it_cannot_write(tmp_path, monkeypatch):
+    save_run(tmp_path / "run", {30: 0.5})
+    (tmp_path / "run" / "evaluation.json").mkdir()
+    monkeypatch.setattr(evaluate_only_module, "evaluate", None)
+    with pytest.raises(UserError, match=r"cannot write .*evaluation.json: Is a direct"):
+        evaluate_only(RECIPE, epath.Path(tmp_path / "run"), log=quiet)
 
 
 def test_sizes_and_crops(made, tmp_path, traced):
@@ -257,7 +290,7 @@ def test_numbers_by_class(made, tmp_path, monkeypatch, num_devices):
         for row in csv.DictReader((out / "per_class_val.csv").read_text().splitlines())
     ]
     assert sum(examples) == 6
-    names = sorted(path.name for path in out.iterdir())
+    names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     kinds = ("val.", "val_ema.", "v2.", "v2_ema.")
     made_files = [f"confusion_{kind}png" for kind in kinds]
     made_files += [f"per_class_{kind}csv" for kind in kinds]
@@ -304,6 +337,55 @@ def test_results_of_other_sets_stay(made, tmp_path):
     (out / "evaluations.json").write_text("[")
     with pytest.raises(UserError, match="mend or remove it"):
         write_result(out, result("val", 0.1))
+
+
+def test_results_of_processes_at_once_are_all_kept(made, tmp_path, monkeypatch):
+    """Threads here: each opens the lock anew, as processes do."""
+    read = evaluation_results.read_results
+
+    def slowly(path):
+        found = read(path)
+        time.sleep(0.02)  # in which another may read, where nobody waits
+        return found
+
+    monkeypatch.setattr(evaluation_results, "read_results", slowly)
+    metrics = {"eval": {"top1": 0.5}}
+    names = [f"set{i}" for i in range(6)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        results = [Result(name, made.recipe, metrics, {}) for name in names]
+        list(pool.map(lambda r: write_result(epath.Path(tmp_path), r), results))
+    assert sorted(read(epath.Path(tmp_path / "evaluations.json"))) == names
+
+
+@pytest.mark.parametrize("sizes", [[], [8]])
+def test_results_that_cannot_be_written_are_not_computed(
+    made, tmp_path, monkeypatch, sizes
+):
+    def evaluate(out: str) -> str:
+        with pytest.raises(UserError) as caught:
+            evaluate_sets.evaluate_and_write(
+                last_of(made),
+                ["v2"],
+                made.places,
+                epath.Path(tmp_path / out),
+                sizes=sizes,
+                crops=[],
+                by_class=False,
+                log=quiet,
+                stop_requested=bool,
+            )
+        return str(caught.value)
+
+    monkeypatch.setattr(evaluate_sets, "evaluate_weights", None)
+    (tmp_path / "file").write_text("")
+    file = "resolution_sweep.csv" if sizes else "evaluations.json"
+    message = f"cannot write {tmp_path}/file/out/{file}: Not a directory; give another"
+    assert evaluate("file/out").startswith(message)
+    (tmp_path / "out" / file).mkdir(parents=True)
+    assert f"out/{file}: Is a directory" in evaluate("out")
+    if not sizes:
+        (tmp_path / "evaluations.json").write_text("[")
+        assert evaluate(".").endswith("mend or remove it")
 
 
 def test_stopping_gives_no_more_results(made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -227,6 +228,23 @@ def test_an_export_that_differs_is_kept_aside(monkeypatch, tmp_path):
     (folder,) = tmp_path.iterdir()
     assert folder.name.startswith("a.stablehlo.unchecked-")
     assert (folder / "a.stablehlo").exists()
+
+
+def test_a_network_whose_logits_are_all_zero(tmp_path):
+    """As several families are before they are trained."""
+    made = made_weights()
+    params = dict(made.by_prefix["eval"]["params"])
+    params["head"] = jax.tree.map(np.zeros_like, params["head"])
+    silent = dataclasses.replace(made, by_prefix={"eval": {"params": params}})
+    said: list[str] = []
+    out = tmp_path / "a.stablehlo"
+    export_weights(silent, "stablehlo", out, raw=False, log=said.append)
+    assert "by up to 0.00e+00, 0.0e+00 of the largest" in str(said)
+    assert json.loads((tmp_path / "a.stablehlo.json").read_text())["checked"] == {
+        "batch_sizes": [1, 3],
+        "difference": 0.0,
+        "largest": 0.0,
+    }
 
 
 def test_an_export_that_fails_leaves_nothing(monkeypatch, tmp_path):

@@ -78,7 +78,7 @@ PEERS = ("tensorflow", "torch", "torchvision", "timm", "nvidia")
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/benchmark/*.py")), ids=str)
 def test_benchmark_knows_no_models_and_loads_no_peer_early(path):
-    allowed = ("nfnets.benchmark", "nfnets.data", "nfnets.errors")
+    allowed = ("nfnets.benchmark", "nfnets.data", "nfnets.errors", "nfnets.versions")
     assert not {n for n in own(path) if not within(n, allowed) and n != "nfnets"}
     assert not {n for n in imports(path, top_level_only=True) if within(n, PEERS)}
 
@@ -108,6 +108,7 @@ TRAINING_MAY_USE = (
     "nfnets.initialize",
     "nfnets.registry",
     "nfnets.training",
+    "nfnets.versions",
     "nfnets.weights",
 )
 
@@ -126,6 +127,7 @@ EXPORT_MAY_USE = (
     "nfnets.export",
     "nfnets.layers",
     "nfnets.training",
+    "nfnets.versions",
 )
 CONVERTERS = ("jax2onnx", "onnxruntime", "tensorflow", "flatbuffers")
 
@@ -137,7 +139,13 @@ def test_export_knows_no_family_and_loads_no_converter_early(path):
     assert not {n for n in imports(path, top_level_only=True) if within(n, CONVERTERS)}
 
 
-SWEEP_MAY_USE = ("nfnets.errors", "nfnets.registry", "nfnets.sweep", "nfnets.training")
+SWEEP_MAY_USE = (
+    "nfnets.errors",
+    "nfnets.registry",
+    "nfnets.sweep",
+    "nfnets.training",
+    "nfnets.versions",
+)
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/sweep/*.py")), ids=str)
@@ -156,7 +164,7 @@ def test_only_the_sweep_uses_the_sweep(path):
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("nfnets/data/*.py")), ids=str)
 def test_data_knows_no_models(path):
-    allowed = ("nfnets.data", "nfnets.errors")
+    allowed = ("nfnets.data", "nfnets.errors", "nfnets.versions")
     assert not {n for n in own(path) if not within(n, allowed) and n != "nfnets"}
     assert not {n for n in imports(path) if within(n, ("flax", "optax", "absl"))}
 
@@ -194,6 +202,7 @@ SEARCH_MAY_USE = (
     "nfnets.initialize",
     "nfnets.registry",
     "nfnets.training",
+    "nfnets.versions",
 )
 NETWORKS = ("__init__", "model", "blocks", "block_strings", "stage_tables")
 SEARCH = [p for p in ROOT.glob("effnetv2/*.py") if p.stem not in NETWORKS]

@@ -18,6 +18,7 @@ from saved_run import CLASSES, PIXELS, RECIPE, network, save_run
 from nfnets.data.image_files import find_images
 from nfnets.errors import UserError
 from nfnets.training import predict as prediction_module
+from nfnets.training import predict_images as predict_images_module
 from nfnets.training import tested_weights, workdir
 from nfnets.training.predict import predict
 from nfnets.training.predict_images import Asked, predict_images
@@ -136,6 +137,20 @@ def test_what_is_done_when_stopped_is_written(run, folder, tmp_path):
     assert len(done) == 4
     rows = json.loads(table.read_text())
     assert [row["path"] for row in rows] == paths[:4]
+
+
+@pytest.mark.parametrize("kind", ["table", "grid"])
+def test_files_that_cannot_be_written_are_noticed_first(
+    run, folder, tmp_path, monkeypatch, kind
+):
+    monkeypatch.setattr(predict_images_module, "predict", None)
+    tested = tested_weights.read_run_weights(run, None, None, str)
+    (tmp_path / "file").write_text("")
+    files = {"table": None, "grid": None}
+    files[kind] = epath.Path(tmp_path / "file" / "new" / "a.csv")
+    asked = Asked(raw=True, top_k=2, **files)
+    with pytest.raises(UserError, match=r"cannot write .*/a.csv: Not a directory; giv"):
+        predict_images(tested, [str(folder)], asked, log=str, stop_requested=bool)
 
 
 @pytest.fixture(scope="module")

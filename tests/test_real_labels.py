@@ -12,7 +12,14 @@ from helpers import ROOT
 from tfds_files import example, jpeg, write_dataset
 
 from nfnets.data.class_labels import in_order
-from nfnets.data.real_labels import PUBLISHED, read_real, real_images
+from nfnets.data.decode import DamagedImage
+from nfnets.data.real_labels import (
+    PUBLISHED,
+    is_validation_name,
+    read_real,
+    real_images,
+)
+from nfnets.data.source import Source
 from nfnets.data.sources import open_source
 from nfnets.errors import UserError
 
@@ -235,3 +242,13 @@ def test_the_whole_of_data_with_a_test_split_is_that(tmp_path):
                 (tmp_path / split / name / f"{i}.png").write_bytes(jpeg(9, "PNG"))
     assert len(opened(f"folder:{tmp_path}")) == 4
     assert len(opened("digits")) == 360
+
+
+def test_a_damaged_first_record_is_one_line():
+    def damaged(index: int) -> str:
+        raise DamagedImage(f"record {index}", "it is cut")
+
+    labels = np.zeros(1, np.int32)
+    source = Source("made", ("cat",), labels, damaged, str, file_name=damaged)
+    with pytest.raises(UserError, match="damaged evaluation image record 0: it is cut"):
+        is_validation_name(source)

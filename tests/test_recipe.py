@@ -68,8 +68,8 @@ def test_every_config_is_a_recipe_that_survives_json(name):
         ),
         (
             "model_overrides.train_size",
-            -8,
-            r"config\.model_overrides\.train_size is -8, it must be positive",
+            0,
+            r"config\.model_overrides\.train_size is 0, it must be positive",
         ),
     ],
 )

@@ -2,7 +2,9 @@
 
 import dataclasses
 import itertools
+import platform
 
+import numpy as np
 import pytest
 from helpers import recipe_of, tiny_recipe
 
@@ -10,6 +12,7 @@ from nfnets.training import between_steps
 from nfnets.training.curves import last_panel
 from nfnets.training.report import RunFacts, run_lines
 from nfnets.training.session import Position, log_start
+from nfnets.versions import versions
 
 FACTS = RunFacts(
     command="",
@@ -106,3 +109,11 @@ def test_the_last_panel_shows_every_clipped_group_or_the_gradient(clips):
     clipped = {"train/agc_clipped": 0.1, "train/agc_clipped/weights": 0.2}
     _, keys, _ = last_panel([row | clipped if clips else row, {"step": 1}])
     assert set(keys) == (set(clipped) if clips else {"train/grad_norm"})
+
+
+def test_versions_name_what_is_absent():
+    assert versions(("numpy", "no-such-package")) == {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "no-such-package": "not installed",
+    }

@@ -1,11 +1,15 @@
-"""Work directories on remote storage, whose objects are written whole."""
+"""Files that appear whole or not at all, on a local disk and on remote storage."""
+
+import os
 
 import pytest
 from helpers import TIMED, tiny_recipe
 
+from nfnets.data.storage import write_file
 from nfnets.errors import UserError
 from nfnets.training import storage, tensorboard, workdir
 from nfnets.training.loop import train_and_evaluate
+from nfnets.weights.writing import write_files
 
 
 def test_unknown_storage_and_missing_packages(monkeypatch):
@@ -65,3 +69,47 @@ def test_what_remote_storage_refuses_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "is_remote", lambda path: True)
     with pytest.raises(UserError, match=r"cannot write .*absent"):
         storage.write_atomically(storage.as_path(str(tmp_path / "absent" / "x")), "y")
+
+
+WRITERS = [
+    lambda path, data: write_file(str(path), data),
+    storage.write_atomically,
+    lambda path, data: write_files({path: data}),
+]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_two_writers_of_one_file_do_not_meet(write, tmp_path, monkeypatch):
+    """The second writes all of it just before the first puts its own in place."""
+    path, replace = tmp_path / "file", os.replace
+
+    def after_another(source, target):
+        monkeypatch.setattr(os, "replace", replace)
+        write(path, b"second")
+        assert path.read_bytes() == b"second"
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", after_another)
+    write(path, b"first")
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_the_disk_has_the_data_before_the_name_changes(write, tmp_path, monkeypatch):
+    """Else a power loss may leave an empty file under the name of an older one."""
+    synced: list[int] = []
+    replace, sync = os.replace, os.fsync
+
+    def recorded(file):
+        sync(file)
+        synced.append(os.fstat(file).st_ino)
+
+    def checked(source, target):
+        assert os.stat(source).st_ino in synced
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    monkeypatch.setattr(os, "replace", checked)
+    write(tmp_path / "file", b"data")
+    assert (tmp_path / "file").read_bytes() == b"data"

@@ -10,8 +10,10 @@ from nfnets.errors import UserError
 from nfnets.sweep import directory as sweep_directory
 from nfnets.sweep.axes import axis, cell_name, cells_of, joint_axis
 from nfnets.sweep.directory import Contents, Outcome
+from nfnets.sweep.grid_pictures import values_along
 from nfnets.sweep.report import percent, write_report
 from nfnets.sweep.results import (
+    Summary,
     accuracies,
     numeric_axes,
     read_results,
@@ -282,3 +284,11 @@ def test_many_settings_are_cut_off_aloud(tmp_path, monkeypatch):
 
 def test_percent_has_two_decimals():
     assert [percent(v) for v in (0.79721, 1.0, None)] == ["79.72", "100.00", "-"]
+
+
+def test_none_is_left_of_every_number():
+    summaries = [
+        Summary((("alpha", value),), {}, 0, None, None, None, None)
+        for value in ("0.5", "0", "None", "-1")
+    ]
+    assert values_along(summaries, "alpha") == ["None", "-1", "0", "0.5"]

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 from helpers import TINY
 
 from nfnets import nfnet, registry
 from nfnets.errors import UserError
-from nfnets.flops import count_params
+from nfnets.flops import abstract_variables, count_params
 from nfnets.weights import load_weights, save_weights
 
 MODEL = "nfnet_tiny"
@@ -175,6 +177,19 @@ def test_an_archive_that_unpacks_to_too_much_is_not_unpacked(file):
     bomb = npz({f"{HEAD}.npy": zeros})
     assert len(bomb) < limit < 10**8
     assert f"it unpacks to more than {limit} bytes" in refusal(file(bomb))
+
+
+def test_a_file_of_many_classes_is_read(tmp_path):
+    """Its classifier alone is larger than what the network takes with 1000 classes."""
+    model = registry.create_model(MODEL, num_classes=30_000)
+    variables = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, np.float32), abstract_variables(model, 32)
+    )
+    path = tmp_path / "many.npz"
+    np.savez(path, **flatten_dict(variables, sep="/"))
+    assert path.stat().st_size > 16 * count_params(MODEL)
+    head = load_weights(MODEL, path)["params"]["head"]
+    assert head["bias"].shape == (30_000,)
 
 
 # --- .safetensors -------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -12,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_DISTRIBUTIONS = (
+from nfnets.versions import versions
+
+_PACKAGES = (
     "nfnets-flax",
     "numpy",
     "jax",
@@ -26,17 +27,6 @@ _DISTRIBUTIONS = (
     "timm",
     "nvidia-dali-cuda120",
 )
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the packages above that are installed."""
-    found = {"python": platform.python_version()}
-    for name in _DISTRIBUTIONS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def machine() -> dict[str, Any]:
@@ -54,7 +44,11 @@ def machine() -> dict[str, Any]:
 
 def surroundings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings, machine and versions, for a file of numbers."""
-    return {"settings": dict(settings), "machine": machine(), "versions": versions()}
+    return {
+        "settings": dict(settings),
+        "machine": machine(),
+        "versions": versions(_PACKAGES),
+    }
 
 
 def write_json(path: str | None, content: Mapping[str, Any]) -> None:

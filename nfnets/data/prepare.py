@@ -15,7 +15,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from importlib import metadata
 from typing import Any
 
 from nfnets.data import prepare_checks, storage
@@ -31,6 +30,7 @@ from nfnets.data.tfds_layout import (
     prepare_state,
 )
 from nfnets.errors import UserError, did_you_mean
+from nfnets.versions import versions
 
 Log = Callable[[str], None]
 _PACKAGES = ("tensorflow-datasets", "tensorflow", "tensorflow-cpu", "array_record")
@@ -234,20 +234,8 @@ def _state(reached: str, version: str) -> dict[str, Any]:
     return {
         "state": reached,
         "version": os.path.basename(version),
-        "packages": {
-            package: metadata.version(package)
-            for package in _PACKAGES
-            if _is_installed(package)
-        },
+        "packages": versions(_PACKAGES),
     }
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _write_state(wanted: TfdsName, state: Mapping[str, Any]) -> None:

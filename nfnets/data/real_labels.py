@@ -8,10 +8,11 @@ together by file name, never by place.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -133,16 +134,27 @@ def validation_numbers(
 
 
 def is_validation_name(source: Source) -> bool:
-    """Whether the first image is called as ImageNet's validation images are."""
+    """Whether the first image is called as ImageNet's validation images are.
+
+    Raises:
+        UserError: it is damaged.
+    """
     if source.file_name is None or len(source) == 0:
         return False
-    return _NAME.fullmatch(source.file_name(0)) is not None
+    with _refusing_damage():
+        return _NAME.fullmatch(source.file_name(0)) is not None
 
 
 def _read_all(source: Source, read: Callable[[int], T], threads: int) -> list[T]:
+    with _refusing_damage(), ThreadPoolExecutor(max(1, threads)) as pool:
+        return list(pool.map(read, range(len(source))))
+
+
+@contextlib.contextmanager
+def _refusing_damage() -> Iterator[None]:
+    """Turns DamagedImage into a UserError."""
     try:
-        with ThreadPoolExecutor(max(1, threads)) as pool:
-            return list(pool.map(read, range(len(source))))
+        yield
     except DamagedImage as error:
         raise UserError(
             f"damaged evaluation image {error}; evaluation leaves none out, so mend or "

@@ -6,9 +6,11 @@ imported for local paths.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,17 +118,43 @@ def write_file(path: str, data: bytes) -> None:
         except Exception as error:  # each store has its own types
             raise OSError(f"{path} cannot be written: {_one_line(error)}") from error
         return
-    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    write_local({path: data})
+
+
+def write_local(contents: Mapping[str, bytes]) -> None:
+    """Writes files of one local folder; a crash or a power loss leaves none half.
+
+    Args:
+        contents: by path. The first file is what matters, the others only describe it:
+            in between it may stand alone, but never beside descriptions of another.
+
+    Raises:
+        OSError: the place cannot be written to; nothing of the attempt is left.
+    """
+    # Its own names, so that processes that write the same file do not share them.
+    suffix = f".{uuid.uuid4().hex}.tmp"
+    temporary = {path: path + suffix for path in contents}
+    _, *others = contents
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
+        for path, data in contents.items():
+            _write_through(temporary[path], data)
+        for path in others:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)
+        for path in contents:
+            os.replace(temporary[path], path)
+    finally:
+        for leftover in temporary.values():
+            with contextlib.suppress(OSError):
+                os.remove(leftover)
+
+
+def _write_through(path: str, data: bytes) -> None:
+    """Returns when the disk has the data: a rename may reach it before they do."""
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def filesystem(url: str) -> Any:

@@ -57,6 +57,11 @@ class Agreement:
     difference: float
     largest: float
 
+    @property
+    def relative(self) -> float:
+        """The difference, of the largest logit; 0 where all logits are."""
+        return self.difference / self.largest if self.largest else 0.0
+
 
 def check(network: Network, load: str) -> Agreement:
     """Runs an exported file on batches of noise, in a fresh process, on the CPU.

@@ -13,8 +13,8 @@ from nfnets.data.normalization import NORMALIZATIONS
 from nfnets.export.check import Agreement
 from nfnets.export.formats import FORMATS
 from nfnets.export.network import Network
-from nfnets.training.report import versions
 from nfnets.training.tested_weights import Tested
+from nfnets.versions import RUN_PACKAGES, versions
 
 FORMAT_VERSION = 1
 
@@ -60,7 +60,7 @@ def describe(
             str(file.relative_to(written.parent)): _sha256(file)
             for file in _files(written)
         },
-        "versions": versions() | _versions(chosen.packages),
+        "versions": versions((*RUN_PACKAGES, *_packages(chosen.packages))),
     }
 
 
@@ -91,11 +91,10 @@ def _input(tested: Tested, network: Network) -> dict[str, Any]:
     }
 
 
-def _versions(modules: Sequence[str]) -> dict[str, str]:
-    """Of the packages that hold these modules, by their own names."""
+def _packages(modules: Sequence[str]) -> list[str]:
+    """Names of the packages that hold these modules."""
     packages = metadata.packages_distributions()
-    names = [packages[module][0] for module in modules]
-    return {name: metadata.version(name) for name in names}
+    return [packages[module][0] for module in modules]
 
 
 def _normalization(name: str) -> dict[str, Any]:

@@ -102,11 +102,11 @@ def _check(chosen: Format, network: Network, written: Path, log: Log) -> Agreeme
         agreement = check(network, chosen.loading(written))
     except ExportError as error:
         raise ExportError(f"{error} (see {written})") from error
-    relative = agreement.difference / agreement.largest
     sizes = " and ".join(map(str, agreement.batch_sizes))
+    difference, relative = agreement.difference, agreement.relative
     log(
         f"checked  in another process, batches of {sizes}: logits differ by up to "
-        f"{agreement.difference:.2e}, {relative:.1e} of the largest (allowed: "
+        f"{difference:.2e}, {relative:.1e} of the largest (allowed: "
         f"{TOLERANCE:g}); {time.monotonic() - start:.1f} s"
     )
     return agreement

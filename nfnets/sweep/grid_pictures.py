@@ -25,7 +25,12 @@ _LOGARITHMIC_FROM = 4.0  # largest over smallest
 def values_along(summaries: Sequence[Summary], field: str) -> list[str]:
     """The values of a field: None first, then by size."""
     texts = {dict(summary.setting)[field] for summary in summaries}
-    return sorted(texts, key=lambda text: number(text) or -math.inf)
+    return sorted(texts, key=_by_size)
+
+
+def _by_size(text: str) -> float:
+    value = number(text)
+    return -math.inf if value is None else value
 
 
 def without(setting: Cell, *fields: str) -> Cell:

@@ -23,8 +23,9 @@ from nfnets.sweep.results import (
     summarise,
     table_rows,
 )
-from nfnets.training.report import versions, write_csv
+from nfnets.training.report import write_csv
 from nfnets.training.storage import write_atomically
+from nfnets.versions import versions
 
 RESULTS, REPORT = "results.csv", "report.md"
 # Whose accuracy the pictures show that show one; the tables have the averages too.

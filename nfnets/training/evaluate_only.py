@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,7 @@ from nfnets.training.metrics import Row
 from nfnets.training.recipe import Recipe
 from nfnets.training.run_data import open_split
 from nfnets.training.run_weights import by_prefix, weight_shapes
-from nfnets.training.storage import write_atomically
+from nfnets.training.storage import check_writable, write_atomically
 
 RESULT = "evaluation.json"
 
@@ -47,17 +46,19 @@ def evaluate_only(
       stopped before the end.
 
     Raises:
-      UserError: the data, the file or the directory cannot be used.
+      UserError: the data, the file or the directory cannot be used, or the checkpoint
+        is damaged; before anything is computed.
     """
     directory = epath.Path(directory)
     source = open_split(recipe, recipe.eval.split)
     recipe = recipe.for_source(num_classes=source.num_classes)
     label_sets = open_label_sets(recipe.data.label_sets, source.class_names)
     if recipe.init_from is None:
-        weights, origin = _of_checkpoint(recipe, directory, log)
+        weights, origin = _of_checkpoint(recipe, directory)
     else:
         variables, origin = _read(recipe)
         weights = {"eval": variables}
+    processes.on_main(lambda: check_writable(directory / RESULT))
     log(f"weights  {recipe.model} from {origin}")
     note = f"; {source.note}" if source.note else ""
     log(
@@ -86,7 +87,6 @@ def evaluate_only(
 
 
 def _write(directory: epath.Path, result: dict[str, Any]) -> None:
-    workdir.make_writable(directory)
     text = json.dumps(result, indent=2) + "\n"
     write_atomically(directory / RESULT, text)
 
@@ -116,10 +116,8 @@ def _check_classes(recipe: Recipe, config: epath.Path) -> None:
         )
 
 
-def _of_checkpoint(
-    recipe: Recipe, directory: epath.Path, log: Callable[[str], None]
-) -> tuple[dict[str, Any], str]:
-    """Variables by prefix, and the name of the checkpoint."""
+def _of_checkpoint(recipe: Recipe, directory: epath.Path) -> tuple[dict[str, Any], str]:
+    """Variables by prefix, and the name of the checkpoint; a run may be going on."""
     folder = directory / workdir.CHECKPOINTS
     if not folder.is_dir():
         raise UserError(
@@ -127,13 +125,6 @@ def _of_checkpoint(
             f"file of weights by --config.init_from"
         )
     _check_classes(recipe, directory / workdir.CONFIG)
-    target = weight_shapes(recipe)
-    with contextlib.ExitStack() as stack:
-        lock = workdir.locked(directory)
-        processes.on_main(lambda: stack.enter_context(lock))
-        manager = stack.enter_context(checkpoint.open_manager(folder, log))
-        restored = checkpoint.restore_latest(manager, target, log)
-    if restored is None:
-        raise UserError(f"there is no checkpoint in {folder} yet; train first")
+    restored = checkpoint.read_one(folder, None, weight_shapes(recipe))
     weights = by_prefix(recipe, restored.state)
     return weights, f"{folder} step {restored.record['step']}"

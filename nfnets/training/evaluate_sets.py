@@ -24,6 +24,7 @@ from nfnets.training.evaluation import evaluation_sums, row_of
 from nfnets.training.evaluation_results import (
     RESULTS,
     Result,
+    check_results,
     describe_result,
     write_result,
 )
@@ -67,6 +68,8 @@ def evaluate_and_write(
             "--per_class is of one size and crop; leave out --sizes and --crops, or "
             "set them by --config=NAME --config.eval.image_size=..."
         )
+    check = resolution_sweep.check_files if sweeps else check_results
+    processes.on_main(lambda: check(directory))
     results: list[Result] = []
     files = list(resolution_sweep.FILES if sweeps else (RESULTS,))
     classes: tuple[str, ...] = ()

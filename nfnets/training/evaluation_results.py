@@ -12,9 +12,15 @@ from nfnets.errors import UserError
 from nfnets.training.metrics import Row
 from nfnets.training.per_class import ClassCounts
 from nfnets.training.recipe import Recipe
-from nfnets.training.storage import write_atomically
+from nfnets.training.storage import (
+    check_writable,
+    make_folder,
+    one_at_a_time,
+    write_atomically,
+)
 
 RESULTS = "evaluations.json"
+_LOCK = ".evaluations.lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +57,8 @@ def describe_result(result: Result) -> list[str]:
 def write_result(directory: epath.Path, result: Result) -> None:
     """Puts a result into ``evaluations.json``; those of other sets stay.
 
+    Several processes of one machine may do so at once.
+
     Raises:
       UserError: the file there is not one of ours, or cannot be written.
     """
@@ -64,9 +72,22 @@ def write_result(directory: epath.Path, result: Result) -> None:
     }
     if "eval_ema" in result.metrics:
         entry["ema"] = result.metrics["eval_ema"]
-    directory.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(read_results(path) | {result.name: entry}, indent=2) + "\n"
-    write_atomically(path, text)
+    make_folder(directory)
+    with one_at_a_time(directory / _LOCK):
+        results = read_results(path) | {result.name: entry}
+        write_atomically(path, json.dumps(results, indent=2) + "\n")
+
+
+def check_results(directory: epath.Path) -> None:
+    """Checks, before the work, that ``write_result`` can write what it gives.
+
+    Raises:
+      UserError: it cannot, or the file there is not one of ours.
+    """
+    path = directory / RESULTS
+    check_writable(path)
+    with one_at_a_time(directory / _LOCK):
+        read_results(path)
 
 
 def read_results(path: epath.Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from nfnets.training.figures import new_figure, save_figure
-from nfnets.training.storage import write_atomically
+from nfnets.training.storage import make_folder, write_atomically
 
 # Classes up to which a confusion matrix is drawn.
 MOST_DRAWN = 50
@@ -100,7 +100,7 @@ def write_classes(
     title: str,
 ) -> list[epath.Path]:
     """Writes ``per_class_SUFFIX.csv`` and, of few classes, ``confusion_SUFFIX.png``."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()

@@ -12,6 +12,7 @@ from nfnets.training.class_names import class_names
 from nfnets.training.predict import Prediction, predict
 from nfnets.training.prediction_files import describe, write_predictions
 from nfnets.training.prediction_grid import draw_grid
+from nfnets.training.storage import check_writable
 from nfnets.training.tested_weights import Tested
 
 Log = Callable[[str], None]
@@ -46,7 +47,14 @@ def predict_images(
 
     Returns:
       A prediction per image; fewer when stopped, and the files have these.
+
+    Raises:
+      UserError: settings that do not fit, or a file that cannot be written, before
+        anything is predicted.
     """
+    for file in (asked.table, asked.grid):
+        if file is not None:
+            check_writable(file)
     names = class_names(tested.run, tested.recipe, tested.num_classes, log)
     prefix = "eval" if asked.raw else list(tested.by_prefix)[-1]
     kind = "moving average" if prefix == "eval_ema" else "weights"

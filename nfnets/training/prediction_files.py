@@ -12,7 +12,7 @@ from etils import epath
 
 from nfnets.errors import UserError
 from nfnets.training.predict import Prediction
-from nfnets.training.storage import as_path, write_atomically
+from nfnets.training.storage import as_path, make_folder, write_atomically
 
 SUFFIXES = (".csv", ".json")
 # A longer name moves what comes after it in its line.
@@ -46,7 +46,7 @@ def write_predictions(
     path: epath.Path, predictions: Sequence[Prediction], names: Sequence[str]
 ) -> None:
     """Writes a row per image, in the form that the suffix of the path says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     form = _as_json if path.suffix.lower() == ".json" else _as_csv
     write_atomically(path, form(predictions, names))
 

@@ -11,6 +11,7 @@ from etils import epath
 from nfnets.data.decode import decode
 from nfnets.training.figures import new_figure, save_figure
 from nfnets.training.predict import Prediction
+from nfnets.training.storage import make_folder
 
 # Images that are shown at most.
 MOST_SHOWN = 48
@@ -46,7 +47,7 @@ def draw_grid(
         axes.set(xticks=[], yticks=[], frame_on=False)
     for axes, prediction in zip(grid.flat, shown, strict=False):
         _draw_image(axes, prediction, names)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     save_figure(figure, path)
     return len(shown)
 

@@ -6,10 +6,8 @@ import csv
 import dataclasses
 import io
 import json
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from typing import Any
 
 from etils import epath
@@ -20,16 +18,7 @@ from nfnets.training.recipe import Recipe
 from nfnets.training.stages import Stage, stage_ends
 from nfnets.training.storage import write_atomically
 from nfnets.training.workdir import read_rows
-
-PACKAGES = (
-    "nfnets-flax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "numpy",
-)
+from nfnets.versions import versions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +40,6 @@ class RunFacts:
     num_trained: int
     devices: str
     data: str
-
-
-def versions() -> dict[str, str]:
-    """Python's version and those of the packages that decide a run's numbers."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
 
 
 def latest_rows(rows: Sequence[Row]) -> list[Row]:

@@ -14,7 +14,7 @@ from etils import epath
 
 from nfnets.training.evaluation_results import Result
 from nfnets.training.figures import new_figure, save_figure
-from nfnets.training.storage import write_atomically
+from nfnets.training.storage import check_writable, make_folder, write_atomically
 
 CSV = "resolution_sweep.csv"
 PICTURE = "resolution_sweep.png"
@@ -35,9 +35,15 @@ COLUMNS = (
 Panels = dict[tuple[str, bool], dict[float | None, list[tuple[int, float]]]]
 
 
+def check_files(directory: epath.Path) -> None:
+    """Raises UserError, before the work, where ``write_files`` cannot write."""
+    for name in FILES:
+        check_writable(directory / name)
+
+
 def write_files(directory: epath.Path, results: Sequence[Result], title: str) -> None:
     """Writes the CSV file and the picture of all results so far, over older ones."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     write_csv(directory / CSV, results)
     draw(directory / PICTURE, results, title)
 

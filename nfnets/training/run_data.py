@@ -14,7 +14,7 @@ from nfnets.data.sources import Source, open_source
 from nfnets.errors import UserError
 from nfnets.training import checkpoint, parallel, processes
 from nfnets.training.recipe import Recipe
-from nfnets.training.report import versions
+from nfnets.versions import versions
 
 
 def open_split(recipe: Recipe, split: str) -> Source:

@@ -13,13 +13,10 @@ import numpy as np
 from nfnets.errors import UserError
 from nfnets.registry import count_blocks, list_models
 from nfnets.weights.descriptions import read_description, sha256_of
-from nfnets.weights.files import read_arrays
+from nfnets.weights.files import MAX_RATIO, read_arrays
 from nfnets.weights.naming import Naming, convert, count_blocks_in, naming_of
 from nfnets.weights.readers import Kind, import_safetensors, kind_of
 from nfnets.weights.writing import local_path
-
-# Weights hardly compress: what unpacks to more is none.
-_MAX_RATIO = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +50,7 @@ def read_contents(path: str | os.PathLike[str]) -> Contents:
     """
     file = local_path(path)
     kind = kind_of(file)
-    arrays = read_arrays(file, kind, _MAX_RATIO * file.stat().st_size)
+    arrays = read_arrays(file, kind, MAX_RATIO * file.stat().st_size)
     is_ours = kind == "safetensors"
     return Contents(
         path=file,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from nfnets.data.storage import write_local
 from nfnets.errors import UserError
 
 
@@ -28,27 +28,9 @@ def output_path(path: str | os.PathLike[str], *suffixes: str) -> Path:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Writes files of one folder; a crash leaves none of them half, nor a wrong pair.
-
-    Args:
-      contents: the first is what matters, the others only describe it: in between it
-        may stand alone, but never beside descriptions of another.
-
-    Raises:
-      UserError: they cannot be written.
-    """
-    main, *others = contents
-    temporary = {file: file.with_name(file.name + ".tmp") for file in contents}
+    """``write_local``; raises UserError where the files cannot be written."""
     try:
-        for file, data in contents.items():
-            temporary[file].write_bytes(data)
-        for file in others:
-            file.unlink(missing_ok=True)
-        for file in contents:
-            os.replace(temporary[file], file)
+        write_local({str(file): data for file, data in contents.items()})
     except OSError as error:
+        main = next(iter(contents))
         raise UserError(f"cannot write {main}: {error.strerror}") from error
-    finally:
-        for leftover in temporary.values():
-            with contextlib.suppress(OSError):
-                leftover.unlink(missing_ok=True)
