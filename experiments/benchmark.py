@@ -18,6 +18,7 @@ the command, which one line says.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from typing import Any
 from nfnets.benchmark import images as image_set
 from nfnets.benchmark.job import Job
 from nfnets.benchmark.memory import format_memory
-from nfnets.benchmark.report import say, surroundings, write_json
+from nfnets.benchmark.report import check_json, say, surroundings, write_json
 from nfnets.benchmark.runner import (
     MeasurementFailed,
     parse_cores,
@@ -138,7 +139,7 @@ def add_step_commands(commands: Any) -> None:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuses counts below 1, and systems without /proc."""
+    """Refuses counts below 1, systems without /proc, and places that lose results."""
     if args.command in ("input", "memory") and not sys.platform.startswith("linux"):
         raise UserError(f"measuring needs Linux's /proc; this is {sys.platform}")
     for name in ("size", "batches", "batch_size", "rounds"):
@@ -149,6 +150,15 @@ def check_arguments(args: argparse.Namespace) -> None:
         value = vars(args).get(name)
         if value is not None and not value > 0:
             raise UserError(f"--{name} is {value}; expected more than 0")
+    check_json(args.json)
+    if vars(args).get("profile") is not None:
+        try:
+            Path(args.profile).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--profile={args.profile}: {error.strerror}; give a folder that can "
+                f"be made"
+            ) from error
 
 
 def measure_input(args: argparse.Namespace) -> int:
@@ -276,4 +286,6 @@ def say_left_out(wanted: Sequence[Variant], left_out: dict[str, list[str]]) -> N
 
 
 if __name__ == "__main__":
+    # An exception, so that what was started is ended too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

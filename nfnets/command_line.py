@@ -22,9 +22,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from nfnets.errors import EXIT_OTHER, EXIT_USER_ERROR, UserError
+from nfnets.errors import EXIT_OTHER, EXIT_USER_ERROR, UserError, did_you_mean
 from nfnets.training import processes
-from nfnets.training.config_files import rewrite_argv
+from nfnets.training.config_files import load_config, rewrite_argv
 from nfnets.training.recipe import Recipe
 
 EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
@@ -97,11 +97,7 @@ def parse_flags(
             with values.config.ignore_type():
                 values.config.update_from_flattened_dict({path: None})
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = error.args[0] if error.args else error
-        if isinstance(error, AttributeError | KeyError):
-            message = str(message).strip("\"'")
-            known = re.match(r"Key \"(\S+)\" does not exist", message)
-            message = f"the config has no field {known[1] if known else message}"
+        message = _unknown_field(arguments) or (error.args[0] if error.args else error)
         raise UserError(f"{message} (--print_config shows all fields)") from error
     if len(rest) > 1 and not paths:
         raise UserError(
@@ -110,6 +106,21 @@ def parse_flags(
     if row_fields:
         _override_row(row_fields, values.config)
     return rest[1:]
+
+
+def _unknown_field(arguments: list[str]) -> str | None:
+    """Names the first ``--config.FIELD`` that the config does not have; None: none."""
+    names = [a for a in arguments if a.startswith("--config=")]
+    for argument in [a for a in arguments if names and a.startswith("--config.")]:
+        path = argument.partition("=")[0].removeprefix("--config.")
+        fields = load_config(names[0].removeprefix("--config="), Path())
+        for name in path.split("."):
+            known = list(fields) if hasattr(fields, "keys") else []
+            if name not in known:
+                hint = f"; {did_you_mean(name, known)}" if known else ""
+                return f"the config has no field {path}{hint}"
+            fields = fields[name]
+    return None
 
 
 def _override_row(row_fields: list[re.Match[str]], config: Any) -> None:

@@ -37,9 +37,18 @@ def test_what_the_row_does_not_have_is_refused(flag: str, message: str):
         resolve(flag)
 
 
-def test_an_unknown_field_set_to_none_is_named():
-    with pytest.raises(UserError, match=r"^the config has no field foo \("):
-        recipe_of_arguments(["--config=rsb_a3", "--config.foo=None"], CONFIG_DIR)
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("foo=None", "foo; known: accumulation_steps, augment"),
+        ("batchsize=3", r"batchsize; did you mean batch_size\?"),
+        ("augment.mixup=0.5", r"augment\.mixup; did you mean mixup_alpha\?"),
+        ("optim.schedule.x=1", r"optim\.schedule\.x \("),
+    ],
+)
+def test_an_unknown_field_is_named(flag, message):
+    with pytest.raises(UserError, match=f"^the config has no field {message}"):
+        recipe_of_arguments(["--config=rsb_a3", f"--config.{flag}"], CONFIG_DIR)
 
 
 def test_a_field_of_another_network_than_the_recipes_is_not_dropped():

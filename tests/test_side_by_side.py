@@ -102,6 +102,21 @@ def test_mistakes_are_said_before_anything_runs():
         measure(tiny_recipe(accumulation_steps=2), ["ours"])
 
 
+def test_timm_is_asked_only_for_what_it_has(monkeypatch):
+    def measure():
+        forms = ["ours", "timm eager NHWC"]
+        measure_side_by_side(
+            [tiny_recipe()], forms, rounds=1, seconds=1, budget_s=1, log=print
+        )
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"need torch, .*nfnets-flax\[train,bench\]"):
+        measure()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(UserError, match=r"changes .*depths.* of nfnet_f0, which timm"):
+        measure()
+
+
 def test_one_optimizer_is_alive_at_a_time(monkeypatch):
     """The other's state would be counted as memory of the one that is chosen."""
     monkeypatch.setattr(timm_side, "TRIAL_SECONDS", 1e-9)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nfnets.errors import UserError
 from nfnets.versions import versions
 
 _PACKAGES = (
@@ -49,6 +50,17 @@ def surroundings(settings: Mapping[str, Any]) -> dict[str, Any]:
         "machine": machine(),
         "versions": versions(_PACKAGES),
     }
+
+
+def check_json(path: str | None) -> None:
+    """Raises a UserError where ``write_json`` could not write."""
+    if path is None:
+        return
+    file = Path(path)
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(
+            f"--json={path} cannot be written; give a file in a folder that is there"
+        )
 
 
 def write_json(path: str | None, content: Mapping[str, Any]) -> None:

@@ -166,7 +166,7 @@ def run_process(
             try:
                 process.wait(timeout_s)
             except subprocess.TimeoutExpired:
-                raise MeasurementFailed(f"no result in {timeout_s} s") from None
+                raise MeasurementFailed(f"no result in {timeout_s:.0f} s") from None
             finally:
                 _kill_group(process)
         if result.exists():

@@ -8,6 +8,7 @@ second round, so that a machine that slows down slows all of them.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import statistics
 import time
@@ -103,11 +104,30 @@ def measure_side_by_side(
 def _check(recipes: Sequence[Recipe], forms: Sequence[str]) -> None:
     for form in forms:
         check_form(form)
+    if not all(map(is_ours, forms)):
+        _check_timm(recipes)
     for recipe in recipes:
         if recipe.accumulation_steps > 1:
             raise UserError(
                 f"{recipe.name} accumulates gradients, which timm's side does not do; "
                 f"choose a --batch_size, and a config, with one micro-batch"
+            )
+
+
+def _check_timm(recipes: Sequence[Recipe]) -> None:
+    """That PyTorch and timm are there, and have the networks."""
+    for package in ("torch", "timm"):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"timm's forms of a step need {package}, which is not installed; run: "
+                f"pip install 'nfnets-flax[train,bench]'"
+            )
+    for recipe in recipes:
+        changed = sorted(set(recipe.overrides) - {"bn_momentum", "bn_unbiased"})
+        if changed:
+            raise UserError(
+                f"{recipe.name} changes {', '.join(changed)} of {recipe.model}, which "
+                f"timm's network keeps; choose another config, or --forms=ours"
             )
 
 

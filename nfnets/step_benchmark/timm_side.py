@@ -128,11 +128,12 @@ def _build(recipe: Recipe, mode: str, layout: str, on_gpu: bool) -> Parts:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     channels_last = layout == "NHWC"
     memory = torch.channels_last if channels_last else torch.contiguous_format
+    ours = recipe.create_model()
     model = timm.create_model(
         timm_name(recipe.model),
         num_classes=recipe.num_classes,
-        drop_rate=recipe.constant_stage.drop_rate or 0.0,
-        drop_path_rate=recipe.stochastic_depth_rate or 0.0,
+        drop_rate=ours.drop_rate,
+        drop_path_rate=ours.stochastic_depth_rate,
     )
     model = model.to(device, memory_format=memory).train()
     decay = recipe.ema_decay
