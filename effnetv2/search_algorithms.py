@@ -61,8 +61,8 @@ def check_algorithm(algorithm: Algorithm, space: SearchSpace, candidates: int) -
         raise UserError(f"--seed={algorithm.seed} of the search: expected 0 or more")
     if not 1 <= candidates <= space.size:
         raise UserError(
-            f"--candidates={candidates}: the space has {space.size} networks, and each "
-            "is tried once"
+            f"--candidates={candidates}: expected 1 to {space.size}, for the space has "
+            "so many networks, and each is tried once"
         )
 
 

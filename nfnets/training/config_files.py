@@ -60,7 +60,8 @@ def resolve(name: str, config_dir: Path) -> tuple[Path, str]:
             path_of_prefix = config_dir / f"{name[:end]}.py"
             if path_of_prefix.is_file() and (end == len(name) or name[end] == "_"):
                 return path_of_prefix, name[end + 1 :]
-    raise UserError(f"unknown config {name!r}; {did_you_mean(name, known)} (--list)")
+    hint = did_you_mean(name, known)
+    raise UserError(f"unknown config {name!r}; {hint} (run.py --list shows all)")
 
 
 def load_config(name: str, config_dir: Path) -> Any:
@@ -100,7 +101,7 @@ def rewrite_argv(argv: Sequence[str], config_dir: Path) -> tuple[list[str], str 
     if not names:
         return rest, None
     if len(names) > 1 or not names[0]:
-        raise UserError("give --config=NAME once; --list shows the names")
+        raise UserError("give --config=NAME once; run.py --list shows the names")
     path, variant = resolve(names[0], config_dir)
     flag = f"--config={path}:{variant}" if variant else f"--config={path}"
     return [rest[0], flag, *rest[1:]], names[0]
