@@ -13,7 +13,6 @@ This file needs jax and optax only, so that it can be used (or copied) on its ow
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -176,8 +175,11 @@ def adaptive_grad_clip(
       1.0
     """
     for name, value in (("clipping", clipping), ("eps", eps)):
-        is_array = isinstance(value, jax.Array)  # perhaps traced
-        if not is_array and not (isinstance(value, numbers.Real) and value > 0):
+        if isinstance(value, int | float):
+            is_fine = value > 0
+        else:
+            is_fine = hasattr(value, "dtype")  # an array, perhaps traced
+        if not is_fine:
             raise ValueError(f"{name} must be positive, got {value!r}")
     if axis is not None and unit_axes is not None:
         raise ValueError("pass axis= (one rule for all leaves) or unit_axes=, not both")

@@ -198,6 +198,9 @@ def block_table(
             f"depths {tuple(depths)}, widths {tuple(widths)} and strides "
             f"{tuple(strides)} must have one number per stage each"
         )
+    for field, values in (("depths", depths), ("widths", widths), ("strides", strides)):
+        if min(values, default=1) < 1:
+            raise UserError(f"{field} {tuple(values)} should be positive")
     num_blocks = sum(depths)
     specs: list[BlockSpec] = []
     expected_std = 1.0

@@ -106,9 +106,6 @@ def _replace(name: str, row: Any, overrides: dict[str, Any]) -> Any:
             known = ", ".join(hints)
             raise UserError(f"{name} has no field {field!r}; its fields are {known}")
         value = tuple(value) if isinstance(value, list) else value
-        entries = value if isinstance(value, tuple) else (value,)
-        if any(isinstance(entry, int | float) and entry < 0 for entry in entries):
-            raise UserError(f"{name}: {field}={value!r} must not be negative")
         if not _fits(value, hints[field]):
             raise UserError(
                 f"{name}: {field}={value!r} should be like "

@@ -280,7 +280,9 @@ def test_targets_are_checked_first(monkeypatch, tmp_path):
         with pytest.raises(UserError, match=message):
             check_target(name, out)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"jax2onnx.* pip install '\.\[onnx\]'"):
+    with pytest.raises(
+        UserError, match=r"jax2onnx.* pip install 'nfnets-flax\[onnx\]'"
+    ):
         check_target("onnx", "a.onnx")
 
 

@@ -81,6 +81,8 @@ def test_impossible_architectures_are_refused():
         create_model("dm_resnet50", num_classes=10, kind="fixed")
     with pytest.raises(UserError, match="num_classes"):
         create_model("nfnet_f0", num_classes=0)
+    with pytest.raises(UserError, match=r"depths \(-1, 2, 6, 3\) should be positive"):
+        create_model("nfnet_f0", num_classes=10, depths=(-1, 2, 6, 3))
 
 
 def test_importing_the_registry_imports_no_family():

@@ -16,7 +16,6 @@ from nfnets.data.label_sets import open_label_sets
 from nfnets.data.mixing import check_mixing
 from nfnets.data.pipeline import TrainIterator, make_train_iter
 from nfnets.data.sources import Source
-from nfnets.registry import family_of
 from nfnets.training import checkpoint, parallel, processes, workdir
 from nfnets.training.boards import Boards, open_boards
 from nfnets.training.checkpoint_scores import NOT_EVALUATED, read_score
@@ -165,7 +164,7 @@ def log_start(recipe: Recipe, facts: RunFacts, directory: epath.Path, log: Log) 
     log(f"run      {recipe.total_steps} steps in {directory}")
     for line in describe_stages(recipe.stages):
         log(f"stage    {line}")
-    if family_of(recipe.model) == "nfnets.nfnet" and recipe.optim.agc_clipping is None:
+    if recipe.model.startswith("nfnet") and recipe.optim.agc_clipping is None:
         log(
             "note     NFNets may diverge without adaptive gradient clipping; the "
             "paper's is --config.optim.agc_clipping=0.01"
