@@ -43,6 +43,10 @@ def end_with_status(command: Callable[[list[str]], int], argv: list[str]) -> int
         status = say_error(" ".join(str(error).split()))
     except ImportError as error:
         status = say_error(f'{error}; training needs: pip install -e ".[train]"')
+    except BrokenPipeError:  # by `| head`, say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("ended: nobody reads the output any more", file=sys.stderr)
+        status = EXIT_OTHER
     except Exception:
         traceback.print_exc()
         status = EXIT_OTHER

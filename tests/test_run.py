@@ -6,9 +6,12 @@ import random
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
+from helpers import ROOT
 from real_program import (
     TINY_FLAGS,
     numbers_by_step,
@@ -369,6 +372,15 @@ def test_list_names_configs_and_models(run):
     status, out, _ = run("--list")
     assert status == 0
     assert {"digits", "nfnet_f0", "nfnet_f6_sam", "nf_regnet_b8"} <= set(out.split())
+
+
+def test_output_that_nobody_reads_ends_the_program_in_one_line():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, ROOT / "experiments" / "run.py", "--list"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    assert ended.stderr == "ended: nobody reads the output any more\n"
+    assert ended.returncode == 1
 
 
 def test_print_config_shows_formulas_after_overrides(run):
