@@ -100,36 +100,6 @@ def test_without_a_labelled_test_split_a_tenth_is_held_out(datasets, tmp_path: P
         assert f"{len(test)} of 40 images" in test.note
 
 
-def test_names_decide_what_is_held_out_and_else_places(datasets, tmp_path: Path):
-    """With names, the sides do not change with the order; they are a folder's."""
-    whole = table(datasets, 0, 60)
-    for i in range(60):
-        folder = tmp_path / "folder" / ("cat", "dog")[i % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{i}.png").write_bytes(picture(i))
-
-    def held_out(spec: str) -> tuple[list[int], str]:
-        test = open_source(spec, "test")
-        return sorted(int(test.read(i)[0, 0, 0]) for i in range(len(test))), test.note
-
-    def saved(rows) -> str:
-        rows.save_to_disk(tmp_path / "saved")
-        return f"hf:{tmp_path / 'saved'}"
-
-    expected, note = held_out(f"folder:{tmp_path / 'folder'}")
-    assert "chosen by their names, are" in note
-    for rows in (whole, whole.select(range(59, -1, -1)).flatten_indices()):
-        assert held_out(saved(rows)) == (expected, note)
-    undecoded = whole.cast_column("img", datasets.Image(decode=False))
-    for path in (None, "a.png"):
-        images = [row["img"] | {"path": path} for row in undecoded]
-        nameless = datasets.Dataset.from_dict(
-            {"img": images, "label": whole["label"]},
-            features=whole.select_columns(["img", "label"]).features,
-        )
-        assert "chosen by their places, as not" in held_out(saved(nameless))[1]
-
-
 def test_validation_is_the_test_split_where_test_has_no_labels(datasets, tmp_path):
     """As in imagenet-1k."""
     datasets.DatasetDict(

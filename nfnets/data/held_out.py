@@ -1,10 +1,9 @@
 """A test split for data that have none: one training image in ten, never trained on.
 
-Which ones depends on each image's own name where all have one: images that are added
+Which ones depends on each image's own name, not on its place: images that are added
 later change neither side for those that were there, so that a network is not
 evaluated on what it was trained on. (In classes of a few images the rule that both
-sides get one may move an image.) Records of Hugging Face data may have no names. Their
-places decide then, so only what is added at the end changes nothing.
+sides get one may move an image.)
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ def held_out(names: Iterable[str], labels: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def split_held_out(source: Source, names: Iterable[str] | None, split: str) -> Source:
+def split_held_out(source: Source, names: Iterable[str], split: str) -> Source:
     """One side of data that have no test split.
 
     Args:
         source: all records, at least one.
-        names: see :func:`held_out`; ``None`` takes the records' places.
+        names: see :func:`held_out`.
         split: ``train``, ``test``, or ``whole_test``.
 
     Returns:
@@ -58,8 +57,7 @@ def split_held_out(source: Source, names: Iterable[str] | None, split: str) -> S
     """
     if split == "whole_test":
         return source
-    places = map(str, range(len(source)))
-    chosen = held_out(places if names is None else names, source.labels)
+    chosen = held_out(names, source.labels)
     if not chosen.any():
         raise UserError(
             f"{source.name} has one image a class and no test split, so there is "
@@ -73,9 +71,8 @@ def split_held_out(source: Source, names: Iterable[str] | None, split: str) -> S
         part = part_of(
             source, np.flatnonzero(~chosen), f"{source.name}[but the held-out tenth]"
         )
-    by = "places, as not all have a name of their own" if names is None else "names"
     note = (
         f"the data have no test split: {chosen.sum()} of {len(chosen)} images, chosen "
-        f"by their {by}, are kept from training to evaluate on"
+        "by their names, are kept from training to evaluate on"
     )
     return replace(part, note=note)

@@ -49,7 +49,7 @@ def open_hf(text: str, split: str) -> Source:
     if split == "train" or test_name is None:
         source = _source(title, train, image_key, names, train_labels)
         if test_name is None:
-            return split_held_out(source, _file_names(train, image_key, source), split)
+            return split_held_out(source, map(str, range(len(source))), split)
         return source
     _, labels = _labels(splits[test_name], label_key, names)
     return _source(
@@ -149,23 +149,6 @@ def _test_name(
             if (labels >= 0).any():
                 return name
     return None
-
-
-def _file_names(table: Any, image_key: str, source: Source) -> list[str] | None:
-    """``CLASS/FILE`` of every image, as folders have it; no image is read.
-
-    ``None`` unless every image has one that no other has.
-    """
-    images = table.select_columns([image_key]).with_format("arrow")[:][image_key]
-    paths = images.flatten()[images.type.get_field_index("path")].to_pylist()
-    if not all(paths):
-        return None
-    classes = (*source.class_names, "")  # the last of images without a label, -1
-    names = [
-        f"{classes[label]}/{os.path.basename(path)}"
-        for label, path in zip(source.labels, paths, strict=True)
-    ]
-    return names if len(set(names)) == len(names) else None
 
 
 def _source(
