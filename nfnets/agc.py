@@ -79,17 +79,14 @@ def unitwise_norm(x: jax.Array, axes: int | tuple[int, ...]) -> jax.Array:
 
 def _check_axes(axes: Any, path: KeyPath, leaf: jax.Array) -> tuple[int, ...]:
     """The axes of a leaf as a tuple."""
-    found = (axes,) if isinstance(axes, int) else axes
-    is_sequence = isinstance(found, tuple | list)
-    if not is_sequence or any(
-        axis not in range(-leaf.ndim, leaf.ndim) for axis in found
-    ):
+    found = axes if isinstance(axes, tuple | list) else (axes,)
+    if any(axis not in range(-leaf.ndim, leaf.ndim) for axis in found):
         raise ValueError(
             f"the axes of a unit of {jax.tree_util.keystr(path) or 'the array'} with "
             f"shape {leaf.shape} are {axes!r}; expected integers from {-leaf.ndim} to "
             f"{leaf.ndim - 1}"
         )
-    return tuple(found)
+    return tuple(map(int, found))
 
 
 class _Clipped(NamedTuple):

@@ -29,6 +29,7 @@ from nfnets.training.recipe import Recipe
 
 EXIT_INTERRUPTED = processes.EXIT_INTERRUPTED
 
+_FIELD = re.compile(r"--?config\.")
 _ROW_FIELD = re.compile(r"--?config\.model_overrides\.(\w+)=(.*)", re.DOTALL)
 
 
@@ -86,22 +87,22 @@ def parse_flags(
       UserError: a flag is unknown or wrong, or changes a config that is not named.
     """
     values.set_gnu_getopt(paths)
-    fields = [a for a in arguments if a.startswith("--config.")]
+    fields = [a for a in arguments if _FIELD.match(a)]
     if fields and not any(a.startswith("--config=") for a in arguments):
         raise UserError(f"{fields[0]} needs --config=NAME, the config that it changes")
     row_fields = [match for a in arguments if (match := _ROW_FIELD.fullmatch(a))]
     plain = [a for a in arguments if not _ROW_FIELD.fullmatch(a)]
-    absent = [a for a in plain if a.startswith("--config.") and a.endswith("=None")]
+    absent = [a for a in plain if _FIELD.match(a) and a.endswith("=None")]
     # The config library reads overrides from sys.argv, where --config must come first.
     sys.argv = [a for a in plain if a not in absent]
     try:
         rest = values(sys.argv)
         for argument in absent:
-            path = argument.removeprefix("--config.").removesuffix("=None")
+            path = argument.partition("config.")[2].removesuffix("=None")
             with values.config.ignore_type():
                 values.config.update_from_flattened_dict({path: None})
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        message = _unknown_field(arguments) or (error.args[0] if error.args else error)
+        message = _unknown_field(plain) or (error.args[0] if error.args else error)
         raise UserError(f"{message} (--print_config shows all fields)") from error
     if len(rest) > 1 and not paths:
         raise UserError(
@@ -115,8 +116,8 @@ def parse_flags(
 def _unknown_field(arguments: list[str]) -> str | None:
     """Names the first ``--config.FIELD`` that the config does not have; None: none."""
     names = [a for a in arguments if a.startswith("--config=")]
-    for argument in [a for a in arguments if names and a.startswith("--config.")]:
-        path = argument.partition("=")[0].removeprefix("--config.")
+    for argument in [a for a in arguments if names and _FIELD.match(a)]:
+        path = argument.partition("=")[0].partition("config.")[2]
         fields = load_config(names[0].removeprefix("--config="), Path())
         for name in path.split("."):
             known = list(fields) if hasattr(fields, "keys") else []

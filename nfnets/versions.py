@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Iterable
 from importlib import metadata
@@ -19,11 +20,9 @@ RUN_PACKAGES = (
 
 
 def versions(packages: Iterable[str] = RUN_PACKAGES) -> dict[str, str]:
-    """Versions of Python and of packages; "not installed" of an absent one."""
+    """Versions of Python and of those packages that are installed."""
     found = {"python": platform.python_version()}
     for package in packages:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
     return found

@@ -133,6 +133,11 @@ def test_axes_that_a_leaf_has_not_are_refused_at_init(arguments):
         tx.init({"w": jnp.ones((3, 4))})
 
 
+def test_axes_may_be_numpys_integers():
+    tx = adaptive_grad_clip(0.01, axis=np.int64(0))
+    assert float(tx.init({"w": jnp.ones((3, 4))}).clipped) == 0.0
+
+
 def test_update_without_params_says_what_to_pass():
     tx = adaptive_grad_clip()
     with pytest.raises(ValueError, match=r"update\(grads, state, params\)"):

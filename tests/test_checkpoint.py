@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from nfnets.errors import UserError
 from nfnets.training import checkpoint
+from nfnets.training.checkpoint_scores import read_score, write_score
 from nfnets.training.state import TrainState
 
 # On damaged files orbax leaves futures behind that complain when collected.
@@ -161,6 +163,25 @@ def test_a_damaged_score_is_mended(tmp_path, content):
         checkpoint.finish(manager)
         assert sorted(manager.all_steps()) == [1, 3, 4]
     assert said == ["the score of checkpoint 1 was damaged; it is 0.9 again"]
+
+
+def test_a_late_score_harms_no_checkpoint_that_cannot_be_read(tmp_path, monkeypatch):
+    save_steps(tmp_path, [None])
+    step = epath.Path(tmp_path) / "1"
+    record = tmp_path / "1" / "record" / "metadata"
+    before = record.read_bytes()
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(step), "read_bytes", fail)
+        with pytest.raises(UserError, match=r"cannot read .*metadata: Input/output"):
+            write_score(step, 0.5)
+    assert record.read_bytes() == before
+    write_score(step, 0.5)
+    assert read_score(step) == 0.5
+    assert restore(tmp_path).record == {"step": 1}
 
 
 def test_a_score_that_is_lost_everywhere_is_none(tmp_path):

@@ -45,9 +45,18 @@ def test_what_the_row_does_not_have_is_refused(flag: str, message: str):
         ("optim.schedule.x=1", r"optim\.schedule\.x \("),
     ],
 )
-def test_an_unknown_field_is_named(flag, message):
+@pytest.mark.parametrize("dashes", ["-", "--"])
+def test_an_unknown_field_is_named(dashes, flag, message):
     with pytest.raises(UserError, match=f"^the config has no field {message}"):
-        recipe_of_arguments(["--config=rsb_a3", f"--config.{flag}"], CONFIG_DIR)
+        recipe_of_arguments(["--config=rsb_a3", f"{dashes}config.{flag}"], CONFIG_DIR)
+
+
+def test_a_wrong_value_is_named_beside_a_field_of_the_row():
+    row = "--config.model_overrides.alpha=0.5"
+    with pytest.raises(UserError, match=r"config\.batch_size=many: invalid literal"):
+        recipe_of_arguments(
+            ["--config=digits", row, "--config.batch_size=many"], CONFIG_DIR
+        )
 
 
 def test_a_field_of_another_network_than_the_recipes_is_not_dropped():

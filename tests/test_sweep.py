@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from etils import epath
 from helpers import CONFIG_DIR
 
 from nfnets.command_line import recipe_of_arguments
@@ -19,6 +20,7 @@ from nfnets.sweep.axes import (
 from nfnets.sweep.grids import GRIDS
 from nfnets.sweep.plan import contents_of, make_plan, plan_runs, split_arguments
 from nfnets.sweep.runs import failed_runs, train_runs
+from nfnets.training import workdir
 
 
 def resolve(arguments):
@@ -353,3 +355,14 @@ def test_what_no_sweep_can_use_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make the sweep directory"):
         sweep_directory.make(tmp_path / "file")
+
+
+def test_a_run_whose_lock_cannot_be_opened_is_not_taken_for_one_in_use(tmp_path):
+    run = epath.Path(tmp_path)
+    assert not sweep_directory.is_in_use(run)
+    with workdir.locked(run):
+        assert sweep_directory.is_in_use(run)
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(UserError, match=r"cannot lock .*: Is a directory"):
+        sweep_directory.is_in_use(run)

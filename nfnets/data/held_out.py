@@ -3,7 +3,8 @@
 Which ones depends on each image's own name, not on its place: images that are added
 later change neither side for those that were there, so that a network is not
 evaluated on what it was trained on. (In classes of a few images the rule that both
-sides get one may move an image.)
+sides get one may move an image.) Where images have no names, as in Hugging Face's data
+sets, their places stand for them: there, only what is added at the end moves nothing.
 """
 
 from __future__ import annotations
@@ -41,12 +42,12 @@ def held_out(names: Iterable[str], labels: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def split_held_out(source: Source, names: Iterable[str], split: str) -> Source:
+def split_held_out(source: Source, names: Iterable[str] | None, split: str) -> Source:
     """One side of data that have no test split.
 
     Args:
         source: all records, at least one.
-        names: see :func:`held_out`.
+        names: see :func:`held_out`; None takes the records' places.
         split: ``train``, ``test``, or ``whole_test``.
 
     Returns:
@@ -57,7 +58,8 @@ def split_held_out(source: Source, names: Iterable[str], split: str) -> Source:
     """
     if split == "whole_test":
         return source
-    chosen = held_out(names, source.labels)
+    places = map(str, range(len(source)))
+    chosen = held_out(places if names is None else names, source.labels)
     if not chosen.any():
         raise UserError(
             f"{source.name} has one image a class and no test split, so there is "
@@ -73,6 +75,7 @@ def split_held_out(source: Source, names: Iterable[str], split: str) -> Source:
         )
     note = (
         f"the data have no test split: {chosen.sum()} of {len(chosen)} images, chosen "
-        "by their names, are kept from training to evaluate on"
+        f"by their {'places' if names is None else 'names'}, are kept from training to "
+        f"evaluate on"
     )
     return replace(part, note=note)

@@ -49,7 +49,7 @@ def open_hf(text: str, split: str) -> Source:
     if split == "train" or test_name is None:
         source = _source(title, train, image_key, names, train_labels)
         if test_name is None:
-            return split_held_out(source, map(str, range(len(source))), split)
+            return split_held_out(source, None, split)
         return source
     _, labels = _labels(splits[test_name], label_key, names)
     return _source(

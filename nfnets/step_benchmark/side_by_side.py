@@ -22,6 +22,17 @@ from nfnets.step_benchmark.forms import TIMM_FORMS, check_form, is_ours, parse_o
 from nfnets.step_benchmark.job import StepJob, StepResult
 from nfnets.training.recipe import Recipe
 
+# Fields of a model's row that timm's side takes from the recipe, or does not feel.
+_NOT_THE_NETWORK = {
+    "bn_momentum",
+    "bn_unbiased",
+    "drop_rate",
+    "stochastic_depth_rate",
+    "train_size",
+    "eval_size",
+    "weight_decay",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -115,7 +126,7 @@ def _check(recipes: Sequence[Recipe], forms: Sequence[str]) -> None:
 
 
 def _check_timm(recipes: Sequence[Recipe]) -> None:
-    """That PyTorch and timm are there, and have the networks."""
+    """That PyTorch and timm are there, and the networks are timm's."""
     for package in ("torch", "timm"):
         if importlib.util.find_spec(package) is None:
             raise UserError(
@@ -123,7 +134,7 @@ def _check_timm(recipes: Sequence[Recipe]) -> None:
                 f"pip install 'nfnets-flax[train,bench]'"
             )
     for recipe in recipes:
-        changed = sorted(set(recipe.overrides) - {"bn_momentum", "bn_unbiased"})
+        changed = sorted(set(recipe.overrides) - _NOT_THE_NETWORK)
         if changed:
             raise UserError(
                 f"{recipe.name} changes {', '.join(changed)} of {recipe.model}, which "

@@ -115,7 +115,7 @@ def alone(directory: Path) -> Iterator[None]:
             try:
                 stack.enter_context(workdir.locked(epath.Path(directory)))
                 break
-            except UserError:
+            except workdir.InUse:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.1)
@@ -127,7 +127,7 @@ def is_in_use(run: epath.Path) -> bool:
     try:
         with workdir.locked(run):
             return False
-    except UserError:
+    except workdir.InUse:
         return True
 
 
@@ -158,7 +158,7 @@ def claim(directory: Path, new: Contents) -> Contents:
 
 def _has_begun(directory: Path, cell: Cell) -> bool:
     run = run_directory(directory, cell_name(cell))
-    return (run / workdir.METRICS).exists() or (run / OUTCOME).exists()
+    return workdir.has_begun(epath.Path(run)) or (run / OUTCOME).exists()
 
 
 def _check_same(directory: Path, old: Contents, new: Contents) -> None:

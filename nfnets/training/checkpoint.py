@@ -236,16 +236,19 @@ def read_one(
     with ocp.CheckpointManager(path, options=options) as manager:
         steps = sorted(manager.all_steps())
         chosen = best_step(path, steps) if step == "best" else step
-        chosen = steps[-1] if step is None and steps else chosen
-        if chosen is None or chosen not in steps:
+        chosen = max(steps, default=None) if step is None else chosen
+        absent = chosen is None or chosen not in steps
+        # Processes may have seen other steps of a run that is going on.
+        chosen = processes.of_main(-1 if absent else chosen)
+        if chosen < 0:
             wanted = {"None": "yet", "best": "that was evaluated"}.get(str(step), step)
             there = ", ".join(map(str, steps)) or "none"
             raise UserError(f"{folder} has no checkpoint {wanted}; there are: {there}")
         found, reason = _try_to_read(manager, chosen, target)
         if found is None:
             raise UserError(
-                f"checkpoint {chosen} in {folder} is damaged ({reason}); name another "
-                f"one by {folder}/STEP, there are: {', '.join(map(str, steps))}"
+                f"checkpoint {chosen} in {folder} is damaged ({reason}); take "
+                f"another step; there are: {', '.join(map(str, steps))}"
             )
     return Restored(*found)
 

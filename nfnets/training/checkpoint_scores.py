@@ -14,7 +14,7 @@ from typing import Any
 
 from etils import epath
 
-from nfnets.training.storage import write_atomically
+from nfnets.training.storage import refusals_of, write_atomically
 
 # The score of a step that was not evaluated: below any accuracy.
 NOT_EVALUATED = -1.0
@@ -43,11 +43,13 @@ def write_score(step: epath.Path, score: float) -> None:
     """Gives a checkpoint, saved without a score, the one of its later evaluation.
 
     Raises:
-      UserError: it cannot be written.
+      UserError: it cannot be read or written.
     """
     record = step / "record" / "metadata"
-    saved = _read_object(record) | {"score": score, "score_sha256": digest_json(score)}
-    write_atomically(record, json.dumps(saved))
+    with refusals_of("read", record):
+        saved = json.loads(record.read_bytes())
+    scored = {"score": score, "score_sha256": digest_json(score)}
+    write_atomically(record, json.dumps(saved | scored))
     write_atomically(_metrics_file(step), json.dumps({"score": score}))
 
 

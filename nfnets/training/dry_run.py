@@ -88,6 +88,8 @@ def compile_and_draw(
     label_sets = stand_in_label_sets(recipe.data.label_sets, recipe.num_classes)
     with ThreadPoolExecutor(max_workers=1) as drawing:
         variables = drawing.submit(initial_variables, recipe, learner.model, log)
+        if recipe.init_from is not None:
+            variables.result()  # a mistake there is said before anything is compiled
         compiled = compile_step(stage, recipe, learner, label_sets)
         return compiled, variables.result()
 

@@ -179,6 +179,11 @@ def total(number: int) -> int:
     return int(multihost_utils.process_allgather(np.asarray(number, np.int32)).sum())
 
 
+def of_main(number: int) -> int:
+    """Process 0's ``number``."""
+    return total(number if is_main() else 0)
+
+
 def share_of(number: int) -> int:
     """The part of this process in a number that `total` puts together again."""
     each, rest = divmod(number, jax.process_count())

@@ -191,7 +191,8 @@ def restore_or_init(run: Run, manager: Any, log: Log) -> tuple[TrainState, Posit
         evaluated = {row["step"] for row in rows if "eval/top1" in row}
         folder = epath.Path(manager.directory) / str(position.step)
         # Else it was stopped before the score was with the checkpoint.
-        if position.step in evaluated and read_score(folder) > NOT_EVALUATED:
+        is_scored = position.step in evaluated and read_score(folder) > NOT_EVALUATED
+        if processes.all_agree(is_scored):
             position.evaluated_step = position.step
     if rows or restored is not None:
         log(f"resume   from step {position.step}")

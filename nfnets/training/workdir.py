@@ -28,6 +28,10 @@ CHECKPOINTS = "checkpoints"
 EXECUTION_FIELDS = frozenset({"data.threads", "data.backend", "eval.batch_size"})
 
 
+class InUse(UserError):
+    """Another process trains in a directory."""
+
+
 def make_writable(workdir: epath.Path) -> None:
     """Makes the directory if absent, and writes a probe.
 
@@ -160,7 +164,8 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     """Keeps other processes of this machine out of a local directory.
 
     Raises:
-      UserError: another process is in it, or its file of the lock cannot be opened.
+      InUse: another process is in it.
+      UserError: its file of the lock cannot be opened.
     """
     if is_remote(workdir):
         yield
@@ -180,7 +185,7 @@ def locked(workdir: epath.Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
+            raise InUse(
                 f"another process is training in {workdir}; wait for it, or use "
                 f"another --workdir"
             ) from error
