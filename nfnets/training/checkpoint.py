@@ -235,20 +235,20 @@ def read_one(
     options = ocp.CheckpointManagerOptions(read_only=True, lightweight_initialize=True)
     with ocp.CheckpointManager(path, options=options) as manager:
         steps = sorted(manager.all_steps())
-        chosen = best_step(path, steps) if step == "best" else step
-        chosen = max(steps, default=None) if step is None else chosen
-        absent = chosen is None or chosen not in steps
+        wanted = best_step(path, steps) if step == "best" else step
+        wanted = max(steps, default=None) if step is None else wanted
+        known = wanted if wanted is not None and wanted in steps else -1
         # Processes may have seen other steps of a run that is going on.
-        chosen = processes.of_main(-1 if absent else chosen)
+        chosen = processes.of_main(known)
+        there = ", ".join(map(str, steps)) or "none"
         if chosen < 0:
-            wanted = {"None": "yet", "best": "that was evaluated"}.get(str(step), step)
-            there = ", ".join(map(str, steps)) or "none"
-            raise UserError(f"{folder} has no checkpoint {wanted}; there are: {there}")
+            which = {"None": "yet", "best": "that was evaluated"}.get(str(step), step)
+            raise UserError(f"{folder} has no checkpoint {which}; there are: {there}")
         found, reason = _try_to_read(manager, chosen, target)
         if found is None:
             raise UserError(
-                f"checkpoint {chosen} in {folder} is damaged ({reason}); take "
-                f"another step; there are: {', '.join(map(str, steps))}"
+                f"checkpoint {chosen} in {folder} is damaged ({reason}); take another "
+                f"step; there are: {there}"
             )
     return Restored(*found)
 
