@@ -69,7 +69,7 @@ def load_backbone(text: str) -> Backbone:
         return _from_file(Path(text))
     known = [_NARROW.name, *names]
     raise UserError(
-        f"unknown backbone {text!r}; {did_you_mean(text, known)}; or FILE.json"
+        f"unknown backbone {text!r}, and no FILE.json; {did_you_mean(text, known)}"
     )
 
 

@@ -57,6 +57,8 @@ def search_recipe(
       num_images: training images of the data, nothing held out.
       holdout: of these, kept to score on; 0 is minival's number, a tenth at most.
     """
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps is {steps}, expected 1 or more")
     holdout = holdout or max(1, min(MINIVAL_IMAGES, num_images // 10))
     num_train = num_images - holdout
     if steps is not None:

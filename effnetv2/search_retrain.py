@@ -70,6 +70,8 @@ def chosen(rows: Sequence[Row], top: int) -> list[tuple[str, Row]]:
     """
     trained = [row for row in rows if row["status"] == "ok"]
     ranked = sorted(trained, key=lambda row: -row["reward"])
+    if not ranked:
+        raise UserError("no network of this search has a reward yet; search first")
     if not 1 <= top <= len(ranked):
         raise UserError(
             f"--top={top}: there are {len(ranked)} networks with a reward; give at "

@@ -45,7 +45,7 @@ from nfnets.benchmark.variants import (
     choose,
     missing_packages,
 )
-from nfnets.errors import UserError
+from nfnets.errors import UserError, in_one_line
 
 CONFIG_DIR = Path(__file__).resolve().parent / "configs"
 MADE_UP_IMAGES = 300
@@ -288,4 +288,4 @@ def say_left_out(wanted: Sequence[Variant], left_out: dict[str, list[str]]) -> N
 if __name__ == "__main__":
     # An exception, so that what was started is ended too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(in_one_line(lambda: main(sys.argv[1:])))

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from nfnets.count_comparison import compare_models
-from nfnets.errors import UserError, did_you_mean
+from nfnets.errors import UserError, did_you_mean, in_one_line
 from nfnets.model_table import (
     COMPARISON_COLUMNS,
     FORMATS,
@@ -91,4 +91,4 @@ def compare(names: list[str], form: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_one_line(main))

@@ -188,9 +188,11 @@ def say_result(recipe: Recipe, row: Mapping[str, Any] | None) -> None:
     for prefix, weights in (("eval", "weights"), ("eval_ema", "moving average")):
         if row and f"{prefix}/top1" in row:
             top1, top5 = (row[f"{prefix}/{k}"] for k in ("top1", "top5"))
+            broken = "" if row[f"{prefix}/loss"] is not None else "; loss not finite"
+            images = f"{row[f'{prefix}/examples']} {recipe.eval.split} images"
             say(
-                f"result   {top1:.2%} top-1, {top5:.2%} top-5 on "
-                f"{row[f'{prefix}/examples']} {recipe.eval.split} images ({weights})"
+                f"result   {top1:.2%} top-1, {top5:.2%} top-5 on {images} "
+                f"({weights}{broken})"
             )
 
 

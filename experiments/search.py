@@ -137,7 +137,8 @@ def search(stop_requested: Any, command: str) -> int:
     )
     if not run_search(opened, FLAGS.candidates):
         return interrupted()
-    say(f"wrote    {directory / 'report.md'}, {directory / 'best.py'}")
+    written = [directory / name for name in ("report.md", "best.py")]
+    say(f"wrote    {', '.join(str(path) for path in written if path.exists())}")
     return EXIT_COMPLETE
 
 

@@ -27,7 +27,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from nfnets.errors import EXIT_COMPLETE, EXIT_USER_ERROR, UserError
+from nfnets.errors import EXIT_COMPLETE, EXIT_USER_ERROR, UserError, in_one_line
+from nfnets.registry import family_of
 from nfnets.weights import export_weights, load_weights, save_weights
 from nfnets.weights.contents import (
     Contents,
@@ -79,6 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
         args.run(args)
     except ImportError as error:
         message = f'{error}; runs are read with: pip install "nfnets-flax[train]"'
+    except BrokenPipeError:
+        raise
     except (UserError, OSError) as error:
         message = " ".join(str(error).split())
     else:
@@ -177,6 +180,8 @@ def metadata_of(contents: Contents) -> str:
 
 def fits(contents: Contents, model: str | None) -> str:
     """The models whose arrays these are; of one model, also why not."""
+    if model is not None:
+        family_of(model)  # raises where there is none of that name
     said = None if contents.description is None else described_model(contents.path)
     if said is not None and model in (None, said[0]):
         name, overrides = said
@@ -287,4 +292,4 @@ def parse_metadata(item: str) -> tuple[str, str | int | float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(in_one_line(main))

@@ -22,7 +22,13 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from nfnets.errors import EXIT_OTHER, EXIT_USER_ERROR, UserError, did_you_mean
+from nfnets.errors import (
+    EXIT_OTHER,
+    EXIT_USER_ERROR,
+    UserError,
+    did_you_mean,
+    ended_unread,
+)
 from nfnets.training import processes
 from nfnets.training.config_files import load_config, rewrite_argv
 from nfnets.training.recipe import Recipe
@@ -44,10 +50,8 @@ def end_with_status(command: Callable[[list[str]], int], argv: list[str]) -> int
         status = say_error(" ".join(str(error).split()))
     except ImportError as error:
         status = say_error(f'{error}; training needs: pip install -e ".[train]"')
-    except BrokenPipeError:  # by `| head`, say
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        print("ended: nobody reads the output any more", file=sys.stderr)
-        status = EXIT_OTHER
+    except BrokenPipeError:
+        status = ended_unread()
     except Exception:
         traceback.print_exc()
         status = EXIT_OTHER
@@ -103,7 +107,8 @@ def parse_flags(
                 values.config.update_from_flattened_dict({path: None})
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         message = _unknown_field(plain) or (error.args[0] if error.args else error)
-        raise UserError(f"{message} (--print_config shows all fields)") from error
+        where = " (--print_config shows all fields)" if "print_config" in values else ""
+        raise UserError(f"{message}{where}") from error
     if len(rest) > 1 and not paths:
         raise UserError(
             f"unexpected argument {rest[1]!r}; settings are --config.FIELD=x"

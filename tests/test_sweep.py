@@ -1,6 +1,7 @@
 """Grids, shards, what is run again and what is not; nothing is trained here."""
 
 import json
+import types
 
 import pytest
 from etils import epath
@@ -19,7 +20,7 @@ from nfnets.sweep.axes import (
 )
 from nfnets.sweep.grids import GRIDS
 from nfnets.sweep.plan import contents_of, make_plan, plan_runs, split_arguments
-from nfnets.sweep.runs import failed_runs, train_runs
+from nfnets.sweep.runs import failed_runs, train_run, train_runs
 from nfnets.training import workdir
 
 
@@ -366,3 +367,19 @@ def test_a_run_whose_lock_cannot_be_opened_is_not_taken_for_one_in_use(tmp_path)
     (tmp_path / ".lock").mkdir()
     with pytest.raises(UserError, match=r"cannot lock .*: Is a directory"):
         sweep_directory.is_in_use(run)
+
+
+@pytest.mark.parametrize(("loss", "status"), [(2.3, "ok"), (None, "diverged")])
+def test_a_run_that_ends_with_a_loss_that_is_not_finite_diverged(
+    tmp_path, loss, status
+):
+    """Few steps end before ``max_nonfinite_steps``, with the status of success."""
+
+    def train(run, folder):
+        row = {"step": 4, "eval/top1": 0.1, "eval/loss": loss}
+        workdir.append_row(folder, row)
+        return 0
+
+    run = types.SimpleNamespace(name="a_run")
+    outcome = train_run(tmp_path, run, train, lambda: False, print)
+    assert outcome.status == status

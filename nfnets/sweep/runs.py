@@ -30,7 +30,7 @@ from nfnets.sweep.directory import (
 from nfnets.sweep.plan import PlannedRun
 from nfnets.training.processes import EXIT_INTERRUPTED
 from nfnets.training.typed_config import differences
-from nfnets.training.workdir import CONFIG, EXECUTION_FIELDS, read_config
+from nfnets.training.workdir import CONFIG, EXECUTION_FIELDS, read_config, read_rows
 
 # Trains a run in a work directory and gives the exit status of experiments/run.py.
 Train = Callable[[PlannedRun, epath.Path], int]
@@ -127,6 +127,8 @@ def train_run(
         if exit_status == EXIT_USER_ERROR:
             raise UserError(f"{run.name}: {reason}")
         status = status_of(exit_status, stop_requested())
+        if status == "ok" and not is_finite(folder):
+            status, reason = "diverged", "the loss of the last evaluation is not finite"
         if status != "failed" or attempt == _TRIES:
             break
         log(f"         exit status {exit_status} ({reason}); trying once more")
@@ -146,6 +148,13 @@ def status_of(exit_status: int, stopping: bool) -> str:
     if stopping or exit_status == EXIT_INTERRUPTED:
         return "interrupted"
     return "failed"
+
+
+def is_finite(folder: epath.Path) -> bool:
+    """Whether the losses of a run's last evaluation are; true where it has none."""
+    rows = [row for row in read_rows(folder) if "eval/top1" in row]
+    losses = ("eval/loss", "eval_ema/loss")
+    return not rows or None not in [rows[-1].get(key, 0.0) for key in losses]
 
 
 def last_line(path: epath.Path) -> str:
