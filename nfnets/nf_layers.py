@@ -49,7 +49,7 @@ def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
 
 # gamma makes the variance of gamma * g(x) one for unit normal x (2101.08692, Sec. 4.3).
 # Values of the official code; `gelu` is the tanh approximation there and here.
-# Its glu and log_softmax, which are not elementwise, are left out.
+# Differs: that has glu and log_softmax too, which are not elementwise.
 _ACTIVATIONS: dict[str, tuple[Activation, float]] = {
     "identity": (lambda x: x, 1.0),
     "celu": (jax.nn.celu, 1.270926833152771),

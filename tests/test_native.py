@@ -63,10 +63,11 @@ def made_up() -> list[bytes]:
     return files
 
 
-def real() -> list[bytes]:
-    """Some of the ImageNet sample images, where they are."""
+def photographs() -> list[bytes]:
+    """Some of the ImageNet sample images, or as many made-up ones of their size."""
     if not REAL.exists():
-        return []
+        pictures = [picture(number, 375, 500) for number in range(50)]
+        return [saved(image, "JPEG", subsampling=2) for image in pictures]
     with tarfile.open(REAL) as archive:
         members = [member for member in archive if member.isfile()][::6]
         return [archive.extractfile(member).read() for member in members]
@@ -74,7 +75,7 @@ def real() -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def source() -> Source:
-    return source_of([*made_up(), *real()])
+    return source_of([*made_up(), *photographs()])
 
 
 def source_of(files: list[bytes]) -> Source:
@@ -181,18 +182,15 @@ def test_a_policy_amplifies_few_of_the_differences(name, source):
 
 @pytest.mark.parametrize("name", NEARLY)
 def test_backends_are_within_one_grey_level(name, source):
-    """RandAugment amplifies differences: they are counted where it is off.
-
-    Over all batches, for a crop of an exact scale alone can have many ties.
-    """
+    """RandAugment amplifies differences: they are counted where it is off."""
     recipe = {**NEARLY[name], "randaugment_layers": 0}
     augment = plain_augment(flip_rate=0.5, **recipe)
     ours = batches(source, augment, backend="native")
     theirs = batches(source, augment, backend="python")
-    pairs = zip(ours, theirs, strict=True)
-    differences = [mine["image"].astype(int) - other["image"] for mine, other in pairs]
-    assert np.abs(differences).max() <= 1
-    assert np.mean(np.abs(differences)) < 0.01
+    for mine, other in zip(ours, theirs, strict=True):
+        difference = np.abs(mine["image"].astype(int) - other["image"])
+        assert difference.max() <= 1
+        assert np.mean(difference) < 0.01
 
 
 def run_alone(image: np.ndarray, semantics: str, *operations: Operation) -> np.ndarray:

@@ -38,19 +38,15 @@ def make_writable(workdir: epath.Path) -> None:
     Raises:
       UserError: it cannot be written.
     """
-    if is_remote(workdir):
-        with refusals_of("write to the work directory", workdir):
+    with refusals_of(
+        "write to the work directory", workdir, "; give another --workdir"
+    ):
+        if is_remote(workdir):
             _probe(workdir)
-        return
-    try:
+            return
         (workdir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
         for folder in (workdir, workdir / CHECKPOINTS):
             _probe(folder)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the work directory {workdir}: {error.strerror}; give "
-            f"another --workdir"
-        ) from error
 
 
 def _probe(folder: epath.Path) -> None:
@@ -175,12 +171,8 @@ def locked(workdir: epath.Path) -> Iterator[None]:
     except ImportError:  # Windows has no such lock
         yield
         return
-    try:
+    with refusals_of("lock", workdir, "; check its permissions"):
         file = (workdir / ".lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"cannot lock {workdir}: {error.strerror}; check its permissions"
-        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
